@@ -1,0 +1,86 @@
+"""What every job program shares: its arguments, the owner check, progress lines, and one sentence when it fails."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from trackers.errors import SessionflowError
+from trackers.layout import SessionPaths, Volumes
+from trackers.lock import SessionLock
+
+TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM, as shells report it
+PROGRESS_SECONDS = 0.5
+
+
+class Terminated(BaseException):
+    """The job was asked to end; raised where it stands, so that `finally` clauses clean up."""
+
+
+def session_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that name a session and its manager."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--storage", type=Path, required=True, help="folder that holds the projects, storage volume")
+    parser.add_argument("--working", type=Path, required=True, help="folder that holds the projects, working volume")
+    parser.add_argument("--project", required=True)
+    parser.add_argument("--animal", required=True)
+    parser.add_argument("--session", required=True)
+    parser.add_argument("--manager-id", type=int, required=True, help="the manager that must hold the session lock")
+    return parser
+
+
+def session_paths(arguments: argparse.Namespace) -> SessionPaths:
+    """Return the session that the arguments of `session_parser` name; names are validated."""
+    volumes = Volumes(arguments.storage, arguments.working)
+    return SessionPaths(volumes, arguments.project, arguments.animal, arguments.session)
+
+
+def check_owner(paths: SessionPaths, manager_id: int) -> None:
+    """Refuse to work on a session that `manager_id` does not hold.
+
+    Raises:
+        SessionLockedError: the lock is free or names another manager.
+    """
+    SessionLock(paths.lock).check_owner(manager_id)
+
+
+class Progress:
+    """Prints `progress DONE/TOTAL UNIT` lines, a few a second at most; the last one of a job's log is its progress."""
+
+    def __init__(self, total: float, unit: str) -> None:
+        self._total = total
+        self._unit = unit
+        self._next = 0.0
+
+    def show(self, done: float) -> None:
+        """Print how much is done, unless a line was printed just now."""
+        now = time.monotonic()
+        if now >= self._next or done >= self._total:
+            self._next = now + PROGRESS_SECONDS
+            print(f"progress {done:g}/{self._total:g} {self._unit}", flush=True)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a job's `main` and exit: 0, 143 after SIGTERM, or 1 with one sentence on stderr."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main()
+    except Terminated:
+        print("ended on request (SIGTERM)", file=sys.stderr)
+        sys.exit(TERMINATED_EXIT_CODE)
+    except SessionflowError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"{error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    raise Terminated

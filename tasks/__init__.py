@@ -1,0 +1,1 @@
+"""Prefect tasks, transports and the client of the server side."""

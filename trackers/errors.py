@@ -1,0 +1,92 @@
+"""One family of errors. Each says what happened, to which file, what was left unchanged, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+
+class SessionflowError(Exception):
+    """The base of every error that a caller can act on; `exit_code` is the command line's."""
+
+    exit_code = 1
+
+
+class BadInputError(SessionflowError):
+    """What was asked for cannot be done as asked; nothing was touched."""
+
+    exit_code = 2
+
+
+class InvalidNameError(BadInputError):
+    """A name that must not become a path or meet a shell."""
+
+    def __init__(self, what: str, name: object, reason: str) -> None:
+        super().__init__(f"{name!r} cannot name {_article(what)} {what}: {reason}. Nothing was touched.")
+
+
+class NotFoundError(BadInputError):
+    """A project, animal, session or folder does not exist."""
+
+
+class SessionDataError(BadInputError):
+    """A session's own description is missing, unreadable, or contradicts its place."""
+
+
+class NotEligibleError(BadInputError):
+    """The target's type or state does not admit this pipeline."""
+
+
+class TrackerCorruptError(SessionflowError):
+    """A state file holds something that we did not write and cannot read."""
+
+    def __init__(self, path: PurePath, problem: str, remedy: str) -> None:
+        super().__init__(f"{path} cannot be read: {problem}. The file was left unchanged. {remedy}")
+        self.path = path
+
+
+class TrackerOwnedError(SessionflowError):
+    """A tracker is running under another manager."""
+
+    exit_code = 3
+
+
+class SessionLockedError(SessionflowError):
+    """The session is locked by another manager, or not by the one that asked."""
+
+    exit_code = 3
+
+
+class LockTimeoutError(SessionflowError, TimeoutError):
+    """A `.lock` file could not be taken in time."""
+
+    exit_code = 3
+
+    def __init__(self, path: PurePath, seconds: float) -> None:
+        super().__init__(
+            f"{path} could not be locked within {seconds:g} s: another program holds it. Nothing was changed. "
+            f"Try again; `fuser -v '{path}'` on the server names the program."
+        )
+
+
+class FileSystemError(SessionflowError):
+    """The file system refused (read-only, full, no flock)."""
+
+
+class SubmissionError(SessionflowError):
+    """Jobs could not be handed to the scheduler."""
+
+
+class JobFailedError(SessionflowError):
+    """A job ended without success."""
+
+
+class HostKeyError(SessionflowError):
+    """The server's host key is unknown or has changed."""
+
+
+class StaleLeaseError(SessionLockedError):
+    """A request came from an incarnation that no longer holds the lock."""
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1] in "aeiou" else "a"

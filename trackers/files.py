@@ -1,0 +1,180 @@
+"""Files that several accounts and programs share: replaced whole and durably, and locked with flock beside the file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from trackers.errors import FileSystemError, LockTimeoutError, TrackerCorruptError
+
+LOCK_TIMEOUT_SECONDS = 10.0
+_POLL_SECONDS = 0.002  # filelock asks again and again; at its own 0.05 s a waiter starves beside busy neighbours
+_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER: type[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Replace `path` whole: a temporary file beside it, fsync, rename, fsync of the directory.
+
+    The file keeps its directory's group, and is group-writable where the directory is, so that every account of a lab
+    can continue what another one began.
+
+    Raises:
+        FileSystemError: the volume is full, read-only or does not permit it; what stood in `path` is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            try:
+                _follow_directory(descriptor, os.fstat(directory))
+                _write_all(descriptor, content)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)  # noqa: PTH105 - this runs hundreds of times a second
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise FileSystemError(
+            f"{path} could not be written: {error.strerror or error}. What stood there before is unchanged."
+        ) from error
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its missing parents, each with the group and the group's permissions of the one above it.
+
+    Raises:
+        FileSystemError: the volume is full, read-only or does not permit it.
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent)
+    try:
+        path.mkdir()
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _follow_directory(descriptor, path.parent.stat())
+        finally:
+            os.close(descriptor)
+    except FileExistsError:
+        if not path.is_dir():
+            raise FileSystemError(f"{path} is in the way: it is not a directory. Nothing was changed.") from None
+    except OSError as error:
+        raise FileSystemError(
+            f"{path} could not be created: {error.strerror or error}. Nothing was changed."
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
+    """Hold `path`'s `.lock` file, the one that sl-shared-assets takes, for one read-modify-write.
+
+    Raises:
+        LockTimeoutError: another program held it for `timeout` seconds (10 unless given).
+        FileSystemError: the file system has no flock, or does not permit this account to take the lock.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    timeout = LOCK_TIMEOUT_SECONDS if timeout is None else timeout
+    try:
+        if not lock_path.exists():
+            make_directory(path.parent)
+            _create_like_directory(lock_path)
+        lock = filelock.FileLock(lock_path, timeout=timeout, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
+        lock.acquire()
+    except filelock.Timeout:
+        raise LockTimeoutError(lock_path, timeout) from None
+    except (OSError, NotImplementedError) as error:
+        raise FileSystemError(_lock_refusal(lock_path, error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def load_yaml(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; `remedy` ends the error's text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TrackerCorruptError: the file is empty, no YAML, or no mapping.
+    """
+    content = path.read_bytes()
+    try:
+        data = yaml.load(content, _LOADER)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrackerCorruptError(path, f"it is no YAML ({first_line})", remedy) from None
+    if data is None:
+        raise TrackerCorruptError(path, "it is empty", remedy)
+    if not isinstance(data, dict):
+        raise TrackerCorruptError(path, f"it holds a {type(data).__name__} where a mapping belongs", remedy)
+    return data
+
+
+def dump_yaml(data: dict[str, Any]) -> bytes:
+    """Return `data` as the lab's programs write it: one document with explicit start and end, keys in their order."""
+    text: str = yaml.dump(
+        data, Dumper=_DUMPER, sort_keys=False, explicit_start=True, explicit_end=True, allow_unicode=True
+    )
+    return text.encode()
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _create_like_directory(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            _follow_directory(descriptor, path.parent.stat())
+        finally:
+            os.close(descriptor)
+
+
+def _follow_directory(descriptor: int, directory: os.stat_result) -> None:
+    """Give a new file or folder its directory's group, and that group the directory's right to write."""
+    own = os.fstat(descriptor)
+    with contextlib.suppress(PermissionError):  # an account outside the group still gets a file that is its own
+        if own.st_gid != directory.st_gid:
+            os.fchown(descriptor, -1, directory.st_gid)
+        mode = stat.S_IMODE(own.st_mode)
+        wanted = mode | (
+            directory.st_mode & (stat.S_IRWXG if stat.S_ISDIR(own.st_mode) else stat.S_IRGRP | stat.S_IWGRP)
+        )
+        if stat.S_ISDIR(own.st_mode):
+            wanted |= directory.st_mode & stat.S_ISGID
+        if wanted != mode:
+            os.fchmod(descriptor, wanted)
+
+
+def _lock_refusal(lock_path: Path, error: BaseException) -> str:
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK) or isinstance(error, NotImplementedError):
+        return (
+            f"{lock_path} is on a file system without flock, so nobody could see our locks there. Nothing was changed. "
+            "Mount it with locking (NFS: local_lock=none, Lustre: -o flock) or use another volume."
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return (
+            f"{lock_path} may not be written by this account. Nothing was changed. "
+            f"Let its owner run: chmod g+rw '{lock_path}'"
+        )
+    return f"{lock_path} could not be locked: {getattr(error, 'strerror', None) or error}. Nothing was changed."

@@ -1,0 +1,289 @@
+"""The session lock: the one manager that works on a session, and who that is."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import shlex
+import socket
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trackers.errors import FileSystemError, SessionLockedError, StaleLeaseError, TrackerCorruptError
+from trackers.files import atomic_write, dump_yaml, load_yaml, locked
+from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
+from trackers.processes import ProcessIdentity
+
+_FREE = {"file_path": None, "_manager_id": NOBODY, "_lock_path": None}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a session lock. Every claim is the holder's own; `requested_by` is not verified.
+
+    Attributes:
+        incarnation: random; each process that takes the lock writes its own, and older ones are refused from then on.
+        process: the process that took it, on `host`; asked whether it lives only on that host.
+        prefect_api: the API that knows the flow run, empty for a temporary server.
+        submissions: the records of jobs that may outlive the process, as `PIPELINE/NUMBER`.
+        since: UTC, ISO 8601.
+        abandoned: why the flow ended without giving the lock back; empty while it works.
+    """
+
+    manager_id: int
+    incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
+    host: str = field(default_factory=socket.gethostname)
+    user: str = field(default_factory=getpass.getuser)
+    requested_by: str = ""
+    flow_run_id: str = ""
+    flow_run_name: str = ""
+    prefect_api: str = ""
+    pipeline: str = ""
+    target: str = ""
+    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    process: ProcessIdentity | None = None
+    submissions: tuple[str, ...] = ()
+    abandoned: str = ""
+
+    def describe(self) -> str:
+        """Return one sentence that says who this is, for people."""
+        parts = [f"manager {self.manager_id}", f"on host {self.host}", f"as user {self.user}"]
+        if self.requested_by:
+            parts.append(f"asked for by {self.requested_by} (unverified)")
+        if self.flow_run_id:
+            parts.append(f"flow run {self.flow_run_name or ''} ({self.flow_run_id})".replace("  ", " "))
+        if self.pipeline:
+            parts.append(f"running {self.pipeline}")
+        parts.append(f"since {self.since}")
+        if self.abandoned:
+            parts.append(f"abandoned: {self.abandoned}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class LockState:
+    """What lock file and holder file say together.
+
+    Attributes:
+        manager_id: -1 when free; the lock file alone decides this.
+        holder: the details, only where they belong to that manager.
+        contradiction: what the holder file says instead, empty where the two agree.
+    """
+
+    manager_id: int
+    holder: Holder | None = None
+    contradiction: str = ""
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody holds the lock."""
+        return self.manager_id == NOBODY
+
+    def describe(self) -> str:
+        """Return one sentence on who holds it, for people."""
+        if self.free:
+            return "nobody"
+        if self.holder:
+            return self.holder.describe()
+        reason = self.contradiction or "there is no holder file, so it may be a manager of sl-shared-assets"
+        return f"manager {self.manager_id}; nothing else is known of it ({reason})"
+
+
+class SessionLock:
+    """The lock file that sl-shared-assets 5.1.0 uses, with a holder file beside it that says who holds it.
+
+    The lock is a statement on disk, not a kernel lock: it survives its process, and says who should be working. The
+    lock file decides; the holder file explains it, and is ignored, and said so, where it names another manager.
+    """
+
+    def __init__(self, file_path: Path) -> None:
+        self.file_path = Path(file_path)
+        self.holder_path = self.file_path.with_name(f"{self.file_path.stem}_holder{self.file_path.suffix}")
+
+    def acquire(self, manager_id: int, holder: Holder | None = None) -> Holder:
+        """Take the lock; the manager that holds it already may take it again, under a new incarnation.
+
+        Returns:
+            the holder as written, with the incarnation that later requests must carry.
+
+        Raises:
+            SessionLockedError: another manager holds it; says all that is known of it.
+            TrackerCorruptError, LockTimeoutError, FileSystemError: nothing was changed.
+        """
+        holder = self._own(manager_id, holder)
+        with locked(self.file_path):
+            state = self._read()
+            if not state.free and state.manager_id != manager_id:
+                raise SessionLockedError(self._refusal(state, f"Manager {manager_id} was refused"))
+            self._take(holder, newly=state.free)
+        return holder
+
+    def take_over(self, expected: LockState, holder: Holder) -> Holder:
+        """Take the lock from a manager that was found dead, if nobody else has touched it meanwhile.
+
+        Raises:
+            SessionLockedError: the lock has another holder, or another incarnation, than `expected`.
+        """
+        holder = self._own(holder.manager_id, holder)
+        with locked(self.file_path):
+            state = self._read()
+            if state != expected:
+                raise SessionLockedError(self._refusal(state, "The lock changed hands meanwhile; nothing was taken"))
+            self._take(holder, newly=True)
+        return holder
+
+    def update(self, incarnation: str, **changes: Any) -> Holder:
+        """Change details of the holder that `incarnation` belongs to.
+
+        Raises:
+            StaleLeaseError: that incarnation does not hold the lock any more.
+        """
+        with locked(self.file_path):
+            holder = self._current(incarnation)
+            changed = replace(holder, **changes)
+            self._write_holder(changed)
+        return changed
+
+    def check_incarnation(self, incarnation: str) -> Holder:
+        """Return the holder if `incarnation` is the one that holds the lock.
+
+        Raises:
+            StaleLeaseError: it is not; whoever asked must stop working on the session.
+        """
+        return self._current(incarnation)
+
+    def release(self, manager_id: int, incarnation: str | None = None) -> None:
+        """Give the lock back; a free lock stays free.
+
+        Raises:
+            SessionLockedError: another manager, or with `incarnation` another process of this one, holds it.
+        """
+        validate_manager_id(manager_id)
+        with locked(self.file_path):
+            state = self._read()
+            if state.free:
+                return
+            if state.manager_id != manager_id:
+                raise SessionLockedError(self._refusal(state, f"Manager {manager_id} cannot release it"))
+            if incarnation is not None:
+                self._current(incarnation)
+            self._free()
+
+    def force_release(self) -> None:
+        """Free the lock, whoever holds it and whatever the file holds."""
+        with locked(self.file_path):
+            self._free()
+
+    def check_owner(self, manager_id: int) -> None:
+        """Do nothing if `manager_id` holds the lock.
+
+        Raises:
+            SessionLockedError: the lock is free, or another manager holds it.
+        """
+        validate_manager_id(manager_id)
+        state = self.read()
+        if state.free:
+            raise SessionLockedError(
+                f"{self._session} is not locked by anybody, so manager {manager_id} may not work on it. "
+                "Nothing was changed. Take the lock first."
+            )
+        if state.manager_id != manager_id:
+            raise SessionLockedError(self._refusal(state, f"Manager {manager_id} may not work on it"))
+
+    def read(self) -> LockState:
+        """Return who holds the lock; a missing file is a free lock, and stays missing.
+
+        Raises:
+            TrackerCorruptError: the lock file holds something else.
+        """
+        try:
+            return self._read()
+        except TrackerCorruptError:
+            with locked(self.file_path):  # 5.1.0 writes in place: half a file may only mean that it is writing now
+                return self._read()
+
+    def _read(self) -> LockState:
+        remedy = f"Look at it, then reset it with: sessionflow lock release {shlex.quote(str(self._session))}"
+        try:
+            data = load_yaml(self.file_path, remedy)
+        except FileNotFoundError:
+            return LockState(NOBODY)
+        manager_id = data.get("_manager_id")
+        if (
+            isinstance(manager_id, bool)
+            or not isinstance(manager_id, int)
+            or not NOBODY <= manager_id <= MAXIMUM_MANAGER_ID
+        ):
+            raise TrackerCorruptError(self.file_path, f"_manager_id is {manager_id!r:.60}, no manager id", remedy)
+        if manager_id == NOBODY:
+            return LockState(NOBODY)
+        holder, problem = self._read_holder()
+        if holder is not None and holder.manager_id != manager_id:
+            return LockState(
+                manager_id, None, f"{self.holder_path.name} names another one, manager {holder.manager_id}"
+            )
+        return LockState(manager_id, holder, problem)
+
+    def _read_holder(self) -> tuple[Holder | None, str]:
+        try:
+            return _parse_holder(load_yaml(self.holder_path, "")), ""
+        except FileNotFoundError:
+            return None, ""
+        except (TrackerCorruptError, TypeError, ValueError, OSError):
+            return None, f"{self.holder_path.name} cannot be read"
+
+    def _current(self, incarnation: str) -> Holder:
+        state = self._read()
+        if state.holder is None or state.holder.incarnation != incarnation:
+            raise StaleLeaseError(
+                self._refusal(state, "The lock has passed to another process; this request was refused")
+            )
+        return state.holder
+
+    def _own(self, manager_id: int, holder: Holder | None) -> Holder:
+        validate_manager_id(manager_id)
+        holder = holder or Holder(manager_id, process=ProcessIdentity.of_this_process())
+        if holder.manager_id != manager_id:
+            raise ValueError(f"The holder names manager {holder.manager_id}, not {manager_id}. Nothing was changed.")
+        return holder
+
+    def _take(self, holder: Holder, *, newly: bool) -> None:
+        self._write_holder(holder)  # first: a crash in between leaves the lock as it was, and a holder that is ignored
+        if newly or self._read().manager_id != holder.manager_id:
+            atomic_write(self.file_path, dump_yaml({**_FREE, "_manager_id": holder.manager_id}))
+
+    def _write_holder(self, holder: Holder) -> None:
+        data = asdict(holder)
+        data["submissions"] = list(holder.submissions)
+        atomic_write(self.holder_path, dump_yaml(data))
+
+    def _free(self) -> None:
+        atomic_write(self.file_path, dump_yaml(_FREE))
+        try:
+            self.holder_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise FileSystemError(
+                f"{self.holder_path} could not be removed: {error.strerror}. The lock is free."
+            ) from error
+
+    @property
+    def _session(self) -> Path:
+        return self.file_path.parent.parent
+
+    def _refusal(self, state: LockState, event: str) -> str:
+        return (
+            f"{self._session} is locked by {state.describe()}. {event}; nothing was changed. "
+            f"If that manager is gone for good: sessionflow lock release {shlex.quote(str(self._session))}"
+        )
+
+
+def _parse_holder(data: dict[str, Any]) -> Holder:
+    known = {f.name for f in fields(Holder)}
+    values = {key: value for key, value in data.items() if key in known}
+    values["manager_id"] = validate_manager_id(values["manager_id"]) if "manager_id" in values else -2
+    values["submissions"] = tuple(str(item) for item in values.get("submissions") or ())
+    process = values.get("process")
+    values["process"] = ProcessIdentity(**process) if isinstance(process, dict) else None
+    return Holder(**values)

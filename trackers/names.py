@@ -1,0 +1,119 @@
+"""The names that the lab's files and programs share, and the rules for the names that people choose."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+
+from trackers.errors import InvalidNameError
+
+MAXIMUM_NAME_BYTES = 255
+_SESSION_NAME = re.compile(r"\d{4}-\d{2}-\d{2}-\d{2}-\d{2}-\d{2}-\d{6}", re.ASCII)
+_PUNCTUATION = frozenset(" _-.+")
+_NAME_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd"})  # letters, their marks, digits
+
+
+class ProcessingPipelines(StrEnum):
+    """The pipelines, under the names that sl-shared-assets 5.1.0 gives them."""
+
+    MANIFEST = "manifest generation"
+    CHECKSUM = "checksum resolution"
+    PREPARATION = "processing preparation"
+    BEHAVIOR = "behavior processing"
+    SUITE2P = "single-day suite2p processing"
+    VIDEO = "video processing"
+    MULTIDAY = "multi-day suite2p processing"
+    FORGING = "dataset forging"
+    ARCHIVING = "data archiving"
+
+
+class TrackerFileNames(StrEnum):
+    """The file in which each pipeline's status stands; members are named as in `ProcessingPipelines`."""
+
+    MANIFEST = "manifest_generation_tracker.yaml"
+    CHECKSUM = "checksum_resolution_tracker.yaml"
+    PREPARATION = "processing_preparation_tracker.yaml"
+    BEHAVIOR = "behavior_processing_tracker.yaml"
+    SUITE2P = "suite2p_processing_tracker.yaml"
+    VIDEO = "video_processing_tracker.yaml"
+    MULTIDAY = "multiday_processing_tracker.yaml"
+    FORGING = "dataset_forging_tracker.yaml"
+    ARCHIVING = "data_archiving_tracker.yaml"
+
+
+class ProcessingStatus(IntEnum):
+    """How a pipeline's run stands or ended."""
+
+    RUNNING = 0
+    SUCCEEDED = 1
+    FAILED = 2
+    ABORTED = 3
+
+
+class SessionTypes(StrEnum):
+    """What kind of recording a session is."""
+
+    LICK_TRAINING = "lick training"
+    RUN_TRAINING = "run training"
+    MESOSCOPE_EXPERIMENT = "mesoscope experiment"
+    WINDOW_CHECKING = "window checking"
+
+
+class AcquisitionSystems(StrEnum):
+    """The instruments that record sessions."""
+
+    MESOSCOPE_VR = "mesoscope-vr"
+
+
+def validate_name(name: str, what: str) -> str:
+    """Return `name` if it can be one path component; `what` ("project", "animal", …) is for the error.
+
+    Allowed are letters of any script with their combining marks, digits, spaces and `_ - . +`; no leading dash or dot,
+    no space at either end, at most 255 bytes of UTF-8.
+
+    Raises:
+        InvalidNameError: the name breaks one of these rules.
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidNameError(what, name, "it is empty or no text")
+    wrong = sorted({c for c in name if not _is_name_character(c)})
+    if wrong:
+        shown = ", ".join(repr(c) for c in wrong)
+        raise InvalidNameError(what, name, f"{shown} is not allowed; use letters, digits, spaces and _ - . +")
+    if name[0] in "-.":
+        raise InvalidNameError(what, name, "it begins with a dash or a dot")
+    if name != name.strip():
+        raise InvalidNameError(what, name, "it begins or ends with a space")
+    if len(name.encode()) > MAXIMUM_NAME_BYTES:
+        raise InvalidNameError(what, name, f"it is longer than {MAXIMUM_NAME_BYTES} bytes")
+    return name
+
+
+def session_time(name: str) -> datetime:
+    """Return the UTC time that a session's name stands for.
+
+    Raises:
+        InvalidNameError: the name is not a timestamp `YYYY-MM-DD-HH-MM-SS-ffffff`.
+    """
+    if not isinstance(name, str) or not _SESSION_NAME.fullmatch(name):
+        raise InvalidNameError("session", name, "a session is named by its UTC time, YYYY-MM-DD-HH-MM-SS-ffffff")
+    try:
+        return datetime.strptime(name, "%Y-%m-%d-%H-%M-%S-%f").replace(tzinfo=UTC)
+    except ValueError:
+        raise InvalidNameError("session", name, "there is no such date or time") from None
+
+
+def validate_session_name(name: str) -> str:
+    """Return `name` if it is a session's: a UTC timestamp.
+
+    Raises:
+        InvalidNameError: it is not.
+    """
+    session_time(name)
+    return name
+
+
+def _is_name_character(character: str) -> bool:
+    return character in _PUNCTUATION or unicodedata.category(character) in _NAME_CATEGORIES

@@ -1,0 +1,196 @@
+"""The processing tracker: one pipeline's status on one target, in the file that sl-shared-assets 5.1.0 reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trackers.errors import TrackerCorruptError, TrackerOwnedError
+from trackers.files import atomic_write, dump_yaml, load_yaml, locked
+from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
+from trackers.names import TrackerFileNames
+
+
+@dataclass(frozen=True)
+class TrackerState:
+    """What a tracker file says.
+
+    Attributes:
+        manager_id: the manager that runs the pipeline, -1 for nobody.
+        job_count: jobs that the pipeline was started with.
+        completed_jobs: how many of them have ended well.
+    """
+
+    complete: bool = False
+    encountered_error: bool = False
+    running: bool = False
+    manager_id: int = NOBODY
+    job_count: int = 1
+    completed_jobs: int = 0
+
+
+FRESH = TrackerState()
+
+
+class ProcessingTracker:
+    """A tracker file, safe to use while other programs, also sl-shared-assets 5.1.0's, use the same one.
+
+    Every change is one read-modify-write under the file's `.lock`; the file is replaced whole. A file that cannot be
+    understood is an error and stays as it is, until `abort` resets it. Reading creates and changes nothing: a missing
+    file reads as fresh.
+    """
+
+    def __init__(self, file_path: Path) -> None:
+        """Name the tracker; nothing is read or written yet.
+
+        Raises:
+            ValueError: the file's name is not one of `TrackerFileNames`.
+        """
+        file_path = Path(file_path)
+        if file_path.name not in set(TrackerFileNames):
+            known = ", ".join(TrackerFileNames)
+            raise ValueError(f"{file_path.name!r} names no tracker; the known ones are {known}.")
+        self.file_path = file_path
+
+    def start(self, manager_id: int, job_count: int = 1) -> None:
+        """Begin a run of `job_count` jobs; nothing changes where this manager already runs it.
+
+        Raises:
+            TrackerOwnedError: another manager runs it.
+            TrackerCorruptError, LockTimeoutError, FileSystemError: see `read`; the file is unchanged.
+        """
+        validate_manager_id(manager_id)
+        if isinstance(job_count, bool) or not isinstance(job_count, int) or job_count < 1:
+            raise ValueError(f"{job_count!r} is no number of jobs: a positive integer is needed. Nothing was changed.")
+        with locked(self.file_path):
+            state = self._read()
+            if not self._runs_under(state, manager_id, "started"):
+                self._write(TrackerState(running=True, manager_id=manager_id, job_count=job_count))
+
+    def stop(self, manager_id: int) -> None:
+        """Count one job of the run as done; the last one completes the pipeline.
+
+        Raises:
+            TrackerOwnedError: another manager runs it.
+        """
+        with locked(self.file_path):
+            state = self._read()
+            if self._runs_under(state, validate_manager_id(manager_id), "stopped"):
+                done = state.completed_jobs + 1
+                if done < state.job_count:
+                    self._write(replace(state, completed_jobs=done))
+                else:
+                    self._write(TrackerState(complete=True, job_count=state.job_count, completed_jobs=state.job_count))
+
+    def error(self, manager_id: int) -> None:
+        """End the run as failed.
+
+        Raises:
+            TrackerOwnedError: another manager runs it.
+        """
+        with locked(self.file_path):
+            state = self._read()
+            if self._runs_under(state, validate_manager_id(manager_id), "marked as failed"):
+                self._write(replace(state, encountered_error=True, running=False, manager_id=NOBODY))
+
+    def abort(self) -> None:
+        """Reset the tracker to fresh, whatever it holds and whoever runs it."""
+        with locked(self.file_path):
+            self._write(FRESH)
+
+    def set_state(self, state: TrackerState) -> None:
+        """Write a state that was computed elsewhere, from the submission record, over whatever stands there."""
+        with locked(self.file_path):
+            self._write(state)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a manager runs the pipeline."""
+        return self.read().running
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last run ended well."""
+        return self.read().complete
+
+    @property
+    def encountered_error(self) -> bool:
+        """Whether the last run failed."""
+        return self.read().encountered_error
+
+    def read(self) -> TrackerState:
+        """Return what the file says; a missing file is a fresh tracker.
+
+        Raises:
+            TrackerCorruptError: the file is empty, foreign, or has a value of the wrong type.
+        """
+        try:
+            return self._read()
+        except TrackerCorruptError:
+            with locked(self.file_path):  # 5.1.0 writes in place: half a file may only mean that it is writing now
+                return self._read()
+
+    def _read(self) -> TrackerState:
+        try:
+            return _parse(self.file_path)
+        except FileNotFoundError:
+            return FRESH
+
+    def _runs_under(self, state: TrackerState, manager_id: int, verb: str) -> bool:
+        """Tell whether `manager_id` runs it; refuse where another one does."""
+        if state.running and state.manager_id != manager_id:
+            raise TrackerOwnedError(
+                f"{self.file_path} is running under manager {state.manager_id} and cannot be {verb} by manager "
+                f"{manager_id}. Nothing was changed. Wait for that manager, or reset the tracker."
+            )
+        return state.running
+
+    def _write(self, state: TrackerState) -> None:
+        atomic_write(self.file_path, _format(state))
+
+
+def _format(state: TrackerState) -> bytes:
+    return dump_yaml(
+        {
+            "file_path": None,  # 5.1.0 wants these two keys and keeps nothing in them
+            "_complete": state.complete,
+            "_encountered_error": state.encountered_error,
+            "_running": state.running,
+            "_manager_id": state.manager_id,
+            "_lock_path": None,
+            "_job_count": state.job_count,
+            "_completed_jobs": state.completed_jobs,
+        }
+    )
+
+
+def _parse(path: Path) -> TrackerState:
+    remedy = "Look at it, then reset it with `sessionflow tracker reset SESSION PIPELINE`."
+    data = load_yaml(path, remedy)
+
+    def flag(key: str) -> bool:
+        value = data.get(key)
+        if not isinstance(value, bool):
+            raise TrackerCorruptError(path, _wrong(key, value, "true or false"), remedy)
+        return value
+
+    def number(key: str, low: int, high: int, default: int | None = None) -> int:
+        value = data.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise TrackerCorruptError(path, _wrong(key, value, f"an integer from {low} to {high}"), remedy)
+        return value
+
+    return TrackerState(
+        complete=flag("_complete"),
+        encountered_error=flag("_encountered_error"),
+        running=flag("_running"),
+        manager_id=number("_manager_id", NOBODY, MAXIMUM_MANAGER_ID),
+        job_count=number("_job_count", 1, 2**31, default=1),  # 5.0 wrote no counts
+        completed_jobs=number("_completed_jobs", 0, 2**31, default=0),
+    )
+
+
+def _wrong(key: str, value: Any, wanted: str) -> str:
+    found = "is missing" if value is None else f"is {value!r:.60}"
+    return f"{key} {found} where {wanted} belongs"
