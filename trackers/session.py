@@ -75,18 +75,16 @@ def load_session(paths: SessionPaths) -> SessionData:
 
 
 def _the_one_file(paths: SessionPaths) -> Path:
-    found = (
-        sorted(paths.storage_directory.rglob(SESSION_DATA))
-        if not paths.raw_data.is_dir()
-        else sorted({*paths.storage_directory.glob(SESSION_DATA), *paths.raw_data.rglob(SESSION_DATA)})
-    )
+    places = {*paths.storage_directory.glob(SESSION_DATA), *paths.raw_data.rglob(SESSION_DATA)}
+    found = sorted(places)
     expected = paths.raw_data / SESSION_DATA
     if not found:
         raise SessionDataError(f"{paths} has no {SESSION_DATA}: {expected} is missing. Nothing was touched.")
     if found != [expected]:
         listed = ", ".join(str(path) for path in found)
         raise SessionDataError(
-            f"{paths} must have one {SESSION_DATA}, in raw_data; found: {listed}. Nothing was touched. Remove the wrong one."
+            f"{paths} must have one {SESSION_DATA}, in raw_data; found: {listed}. Nothing was touched. "
+            "Remove the wrong one."
         )
     return expected
 
@@ -103,8 +101,8 @@ def _checked(path: Path, paths: SessionPaths) -> SessionData:
     ):
         if str(data.get(key)) != expected:
             raise SessionDataError(
-                f"{path} says {key} is {data.get(key)!r}, but the session lies under {expected!r}. Nothing was touched. "
-                "Move the session to its place or correct the file."
+                f"{path} says {key} is {data.get(key)!r}, but the session lies under {expected!r}. "
+                "Nothing was touched. Move the session to its place or correct the file."
             )
     return SessionData(
         project=paths.project,

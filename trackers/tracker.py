@@ -1,4 +1,4 @@
-"""The processing tracker: one pipeline's status on one target, in the file that sl-shared-assets 5.1.0 reads and writes."""
+"""The processing tracker: one pipeline's status on one target, in the file that sl-shared-assets 5.1.0 uses."""
 
 from __future__ import annotations
 
