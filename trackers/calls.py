@@ -1,0 +1,268 @@
+"""Everything that the server side answers, by name: plain data in, plain data out."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+from trackers import facts, leases
+from trackers.errors import BadInputError
+from trackers.graph import Graph, Resources
+from trackers.lock import Holder, LockState
+from trackers.names import ProcessingPipelines
+from trackers.processes import ProcessIdentity
+from trackers.site import Site
+from trackers.states import JobState
+from trackers.submission import Submission
+from trackers.targets import Target
+from trackers.work import Request, Work
+
+PROTOCOL = 1
+Call = Callable[[dict[str, Any]], Any]
+
+
+def hello(_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Say who answers."""
+    from importlib import metadata
+
+    try:
+        version = metadata.version("sessionflow")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    return {
+        "protocol": PROTOCOL,
+        "version": version,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "host": socket.gethostname(),
+        "user": getpass.getuser(),
+        "pid": os.getpid(),
+    }
+
+
+def describe(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a session."""
+    return facts.describe(_target(arguments))
+
+
+def status(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for every session of a project."""
+    return facts.project_status(
+        _site(arguments), str(arguments.get("project") or ""), str(arguments.get("animal") or "")
+    )
+
+
+def why(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return a session's facts, result records and history."""
+    target = _target(arguments)
+    return {
+        "facts": facts.describe(target),
+        "results": facts.results(target),
+        "history": facts.history(target),
+    }
+
+
+def lock_acquire(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take a session's lock, from a dead owner where `dead` says whom."""
+    target = _target(arguments)
+    dead = arguments.get("dead")
+    holder = leases.acquire(
+        target,
+        _holder(arguments["holder"]),
+        dict(arguments.get("wish") or {}),
+        LockState(dead["manager_id"], _holder(dead["holder"]) if dead.get("holder") else None) if dead else None,
+    )
+    return asdict(holder)
+
+
+def lock_update(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Change details of the holder."""
+    changes = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(arguments["changes"]).items()}
+    return asdict(_target(arguments).lock.update(str(arguments["incarnation"]), **changes))
+
+
+def lock_release(arguments: dict[str, Any]) -> None:
+    """Give a session's lock back."""
+    _target(arguments).lock.release(int(arguments["manager_id"]), str(arguments["incarnation"]))
+
+
+def lock_show(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Say who holds a session, and which jobs are live."""
+    target = _target(arguments)
+    return {**facts.lock_facts(target), "live_jobs": leases.live_jobs(target)}
+
+
+def lock_force(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Free a session's lock on a person's word."""
+    state = leases.force_release(_target(arguments), abandon=bool(arguments.get("abandon")))
+    return {"taken_from": state.describe() if state else "an unreadable lock file"}
+
+
+def tracker_show(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Say what a tracker holds."""
+    target, pipeline = _target(arguments), _pipeline(arguments)
+    return {**facts.pipeline_facts(target, pipeline), "path": str(target.tracker(pipeline).file_path)}
+
+
+def tracker_reset(arguments: dict[str, Any]) -> None:
+    """Reset a tracker on a person's word."""
+    _target(arguments).tracker(_pipeline(arguments)).abort()
+
+
+def submit(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Open or continue a submission."""
+    target = _leased(arguments)
+    work = Work(target, _pipeline(arguments))
+    request = Request(
+        graph=Graph.from_json(arguments["graph"]),
+        settings=dict(arguments.get("settings") or {}),
+        manager_id=int(arguments["manager_id"]),
+        reprocess=bool(arguments.get("reprocess")),
+        requested_by=str(arguments.get("requested_by") or ""),
+        flow_run_id=str(arguments.get("flow_run_id") or ""),
+    )
+    submission = work.submit(request)
+    if target.session:
+        holder = target.lock.check_incarnation(str(arguments["incarnation"]))
+        if submission.name not in holder.submissions:
+            target.lock.update(holder.incarnation, submissions=(*holder.submissions, submission.name))
+    return view(work, submission)
+
+
+def watch(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Bring a submission up to date and show it."""
+    work = Work(_leased(arguments), _pipeline(arguments))
+    return view(work, work.settle(int(arguments["number"])))
+
+
+def retry(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Plan the next attempt at a job."""
+    work = Work(_leased(arguments), _pipeline(arguments))
+    resources = Resources(**arguments["resources"])
+    return view(work, work.retry(int(arguments["number"]), str(arguments["job"]), resources))
+
+
+def cancel(arguments: dict[str, Any]) -> dict[str, Any]:
+    """End the jobs of a submission; returns when their processes are gone, or could not be ended."""
+    work = Work(_leased(arguments), _pipeline(arguments))
+    number = int(arguments["number"])
+    gone = work.cancel(number)
+    return {**view(work, work.refresh(number)), "gone": gone}
+
+
+def cancel_all(arguments: dict[str, Any]) -> list[str]:
+    """End every job of a session, whoever started them; close their submissions; return what was ended."""
+    target = _target(arguments)
+    ended = []
+    for pipeline, folder in target.all_submissions().items():
+        submission = folder.current()
+        if submission is not None and submission.open:
+            work = Work(target, pipeline)
+            work.cancel(submission.number)
+            work.finish(submission.number, keep_logs=True, facts={})
+            ended.append(submission.name)
+    return ended
+
+
+def finish(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Close a submission none of whose jobs runs."""
+    work = Work(_leased(arguments), _pipeline(arguments))
+    submission = work.finish(
+        int(arguments["number"]), keep_logs=bool(arguments.get("keep_logs")), facts=dict(arguments.get("facts") or {})
+    )
+    return view(work, submission)
+
+
+def view(work: Work, submission: Submission) -> dict[str, Any]:
+    """Return what people and flows see of a submission."""
+    blocked = set(work.blocked(submission)) if submission.open else set()
+    return {
+        "target": submission.target,
+        "pipeline": submission.pipeline.name,
+        "name": submission.name,
+        "number": submission.number,
+        "status": submission.status,
+        "cancelling": submission.cancelling,
+        "manager_id": submission.manager_id,
+        "opened": submission.opened,
+        "ended": submission.ended,
+        "jobs": [
+            {"stage": stage.name, "blocked": job.name in blocked, **_job_view(work, submission, job.name)}
+            for stage in submission.graph.stages
+            for job in stage.jobs
+        ],
+    }
+
+
+def _job_view(work: Work, submission: Submission, job: str) -> dict[str, Any]:
+    attempt = submission.last(job)
+    files = work.folder.attempt_files(submission, job, attempt.number)
+    failed = attempt.state.ended and attempt.state is not JobState.COMPLETED
+    return {
+        "name": job,
+        "attempt": attempt.number,
+        "state": attempt.state.value,
+        "reason": attempt.reason,
+        "exit_code": attempt.exit_code,
+        "id": attempt.scheduler_id,
+        "resources": asdict(attempt.resources),
+        "planned": attempt.planned,
+        "ended": attempt.ended,
+        "output": str(files.output),
+        "errors": str(files.errors),
+        "progress": "" if attempt.state.ended else files.progress(),
+        "tail": files.last_lines() if failed else [],
+    }
+
+
+def _site(arguments: dict[str, Any]) -> Site:
+    return Site.from_json(arguments.get("site") or {})
+
+
+def _target(arguments: dict[str, Any]) -> Target:
+    return Target.from_json(_site(arguments), arguments)
+
+
+def _leased(arguments: dict[str, Any]) -> Target:
+    """Return the target, after checking that whoever asks still holds it; a project has no lock."""
+    target = _target(arguments)
+    if target.session:
+        target.lock.check_incarnation(str(arguments.get("incarnation") or ""))
+    return target
+
+
+def _pipeline(arguments: dict[str, Any]) -> ProcessingPipelines:
+    name = str(arguments.get("pipeline") or "")
+    try:
+        return ProcessingPipelines[name]
+    except KeyError:
+        known = ", ".join(ProcessingPipelines.__members__)
+        raise BadInputError(f"{name!r} is no pipeline; known are {known}. Nothing was done.") from None
+
+
+def _holder(data: dict[str, Any]) -> Holder:
+    known = {f.name for f in fields(Holder)}
+    values = {key: value for key, value in data.items() if key in known}
+    process = values.get("process")
+    values["process"] = ProcessIdentity(**process) if process else None
+    values["submissions"] = tuple(values.get("submissions") or ())
+    if not values.get("user"):
+        values["user"] = getpass.getuser()
+    return Holder(**values)
+
+
+CALLS: dict[str, Call] = {
+    call.__name__: call
+    for call in (
+        *(hello, describe, status, why),
+        *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
+        *(tracker_show, tracker_reset),
+        *(submit, watch, retry, cancel, cancel_all, finish),
+    )
+}

@@ -1,0 +1,199 @@
+"""What is known of a session or project, gathered in one go for those who decide: flows, the status table, people."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trackers.errors import BadInputError, SessionflowError, TrackerCorruptError
+from trackers.layout import SessionPaths
+from trackers.names import ProcessingPipelines, validate_name, validate_session_name
+from trackers.session import Completeness, completeness, load_session
+from trackers.site import Site
+from trackers.submission import Submission
+from trackers.targets import PROJECT_PIPELINES, Target
+
+SESSION_PIPELINES = tuple(
+    p
+    for p in ProcessingPipelines
+    if p not in PROJECT_PIPELINES | {ProcessingPipelines.MULTIDAY, ProcessingPipelines.FORGING}
+)
+BEHAVIOR_LOGS = {  # job name → the DataLogger source whose archive it reads
+    "runtime": 1,
+    "face-camera": 51,
+    "left-camera": 62,
+    "right-camera": 73,
+    "actor": 101,
+    "sensor": 152,
+    "encoder": 203,
+}
+
+
+def describe(target: Target) -> dict[str, Any]:
+    """Return all that a flow must know of a session before it builds its graph; one question instead of many."""
+    paths = target.paths
+    data = load_session(paths)
+    whole = completeness(paths.raw_data)
+    return {
+        "target": target.name,
+        "session_type": data.session_type.value,
+        "acquisition_system": data.acquisition_system.value,
+        "complete": whole is Completeness.COMPLETE,
+        "completeness": whole.value,
+        "one_volume": target.site.volumes.one,
+        "prepared": _filled(paths.source_data),
+        "archived": not target.site.volumes.one and _filled(paths.archived_data),
+        "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
+        "lock": lock_facts(target),
+        "behavior_logs": [name for name, source in BEHAVIOR_LOGS.items() if _has_log(paths, source)],
+    }
+
+
+def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, Any]:
+    """Return what tracker and newest submission say of one pipeline."""
+    facts: dict[str, Any] = {"status": "", "problem": "", "ended": "", "seconds": None, "reason": ""}
+    try:
+        state = target.tracker(pipeline).read()
+        facts["status"] = (
+            "running"
+            if state.running
+            else "succeeded"
+            if state.complete
+            else "failed"
+            if state.encountered_error
+            else ""
+        )
+    except TrackerCorruptError as error:
+        facts["status"], facts["problem"] = "corrupt", str(error)
+    with contextlib.suppress(SessionflowError):
+        if submission := target.submissions(pipeline).current():
+            facts["submission"] = submission.name
+            facts["ended"], facts["reason"] = submission.ended, submission.reason
+            facts["seconds"] = _seconds(submission)
+    return facts
+
+
+def lock_facts(target: Target) -> dict[str, Any]:
+    """Return who holds the session, for machines and for people."""
+    try:
+        state = target.lock.read()
+    except TrackerCorruptError as error:
+        return {"manager_id": None, "holder": None, "description": str(error), "corrupt": True}
+    holder = asdict(state.holder) if state.holder else None
+    return {"manager_id": state.manager_id, "holder": holder, "description": state.describe(), "corrupt": False}
+
+
+def project_status(site: Site, project: str, animal: str = "") -> list[dict[str, Any]]:
+    """Return one row per session: what it is, and how each pipeline stands; broken sessions have a `problem`.
+
+    Raises:
+        NotFoundError: there is no such project or animal.
+    """
+    target = Target.from_json(site, {"project": project})
+    if animal:
+        validate_name(animal, "animal")
+        if not (target.project_paths.directory / animal).is_dir():
+            raise BadInputError(
+                f"There is no animal {animal!r} in {target.project_paths.directory}. Nothing was touched."
+            )
+    return [_row(Target(site, project, a, s)) for a, s in sessions_of(target, animal)]
+
+
+def sessions_of(target: Target, animal: str = "") -> list[tuple[str, str]]:
+    """Return animal and name of every session of a project, sorted; folders that cannot be sessions are passed over."""
+    found = []
+    for animal_directory in _folders(target.project_paths.directory):
+        if animal and animal_directory.name != animal:
+            continue
+        for session_directory in _folders(animal_directory):
+            with contextlib.suppress(BadInputError):
+                validate_name(animal_directory.name, "animal")
+                validate_session_name(session_directory.name)
+                if (session_directory / "raw_data").is_dir():
+                    found.append((animal_directory.name, session_directory.name))
+    return sorted(found, key=lambda item: (_natural(item[0]), item[1]))
+
+
+def history(target: Target) -> list[dict[str, Any]]:
+    """Return every submission of a session, oldest first, with the end of each job."""
+    rows: list[dict[str, Any]] = []
+    for folder in target.all_submissions().values():
+        for number in folder.numbers():
+            try:
+                submission = folder.read(number)
+            except TrackerCorruptError as error:
+                rows.append({"name": str(folder.submission_directory(number)), "opened": "", "problem": str(error)})
+                continue
+            rows.append(
+                {
+                    "name": submission.name,
+                    "pipeline": submission.pipeline.value,
+                    "status": submission.status,
+                    "opened": submission.opened,
+                    "ended": submission.ended,
+                    "requested_by": submission.requested_by,
+                    "flow_run_id": submission.flow_run_id,
+                    "jobs": {
+                        job: [f"{a.state.value}{': ' + a.reason if a.reason else ''}" for a in attempts]
+                        for job, attempts in submission.attempts.items()
+                    },
+                }
+            )
+    return sorted(rows, key=lambda row: str(row["opened"]))
+
+
+def results(target: Target) -> list[dict[str, Any]]:
+    """Return the result records of a target."""
+    found = []
+    for path in sorted((target.state_directory / "results").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(path.read_bytes())
+            if isinstance(record, dict) and record.get("pipeline"):
+                found.append(record)
+    return found
+
+
+def _row(target: Target) -> dict[str, Any]:
+    row: dict[str, Any] = {"animal": target.animal, "session": target.session, "problem": ""}
+    try:
+        return {**row, **describe(target), "notes": _notes(target.paths)}
+    except SessionflowError as error:
+        return {**row, "problem": str(error)}
+
+
+def _notes(paths: SessionPaths) -> str:
+    from trackers.files import load_yaml
+
+    with contextlib.suppress(OSError, SessionflowError):
+        return str(load_yaml(paths.raw_data / "session_descriptor.yaml", "").get("experimenter_notes") or "")
+    return ""
+
+
+def _has_log(paths: SessionPaths, source: int) -> bool:
+    return any((root / "behavior_data" / f"{source}_log.npz").exists() for root in (paths.source_data, paths.raw_data))
+
+
+def _filled(directory: Path) -> bool:
+    try:
+        return any(directory.iterdir())
+    except OSError:
+        return False
+
+
+def _folders(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _natural(animal: str) -> tuple[int, int, str]:
+    return (0, int(animal), animal) if animal.isdecimal() else (1, 0, animal)
+
+
+def _seconds(submission: Submission) -> float | None:
+    from datetime import datetime
+
+    if not submission.ended:
+        return None
+    return (datetime.fromisoformat(submission.ended) - datetime.fromisoformat(submission.opened)).total_seconds()

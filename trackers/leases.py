@@ -1,0 +1,112 @@
+"""Taking a session's lock with everything that must be known first: live jobs, dead owners, older incarnations."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from trackers.errors import SessionLockedError, TrackerCorruptError
+from trackers.lock import Holder, LockState
+from trackers.names import ProcessingPipelines
+from trackers.ownership import OpenSubmission, admit
+from trackers.submission import digest_of
+from trackers.targets import Target
+from trackers.work import Work
+
+
+def acquire(
+    target: Target, holder: Holder, wish: Mapping[str, dict[str, Any]], dead: LockState | None = None
+) -> Holder:
+    """Take a session's lock.
+
+    Args:
+        target: the session.
+        holder: who asks; what is granted may carry another manager id, the one that live jobs carry.
+        wish: the settings of every pipeline that the manager may run, by member name.
+        dead: the lock's state as it was when its owner was found dead; it is taken from exactly that one.
+
+    Raises:
+        SessionLockedError: somebody works on it, or live jobs admit only their continuation.
+    """
+    admission = admit(_open_submissions(target), _digests(target, wish), holder.manager_id, getpass.getuser())
+    if admission.refusal:
+        raise SessionLockedError(f"{target.name} cannot be taken: {admission.refusal}. Nothing was changed.")
+    holder = replace(holder, manager_id=admission.manager_id, target=target.name)
+    granted = (
+        target.lock.take_over(dead, holder) if dead is not None else target.lock.acquire(holder.manager_id, holder)
+    )
+    _finish_trackers(target)
+    return granted
+
+
+def live_jobs(target: Target) -> list[str]:
+    """Return the jobs of a session that run, wait, or cannot be asked about, as `PIPELINE/NUMBER JOB`."""
+    found = []
+    for pipeline, folder in target.all_submissions().items():
+        submission = folder.current()
+        if submission is None or not submission.open:
+            continue
+        work = Work(target, pipeline)
+        found += [f"{submission.name} {job}" for job in work.running(work.refresh(submission.number))]
+    return found
+
+
+def force_release(target: Target, *, abandon: bool = False) -> LockState | None:
+    """Free a session's lock on a person's word; return whom it was taken from, None where the file was corrupt.
+
+    Raises:
+        SessionLockedError: jobs still run or wait, and `abandon` was not given.
+    """
+    if not abandon and (jobs := live_jobs(target)):
+        raise SessionLockedError(
+            f"{target.name} has jobs that still run or wait: {', '.join(jobs)}. The lock was left as it is. "
+            f"End them with `sessionflow cancel {target.name}`, or leave them to themselves with --abandon."
+        )
+    try:
+        state = target.lock.read()
+    except TrackerCorruptError:
+        state = None
+    target.lock.force_release()
+    return state
+
+
+def _open_submissions(target: Target) -> list[OpenSubmission]:
+    live = {name.split(" ")[0] for name in live_jobs(target)}
+    found = []
+    for folder in target.all_submissions().values():
+        submission = folder.current()
+        if submission is not None and submission.open:
+            found.append(
+                OpenSubmission(
+                    submission.pipeline.name,
+                    submission.digest,
+                    submission.manager_id,
+                    submission.account,
+                    submission.name in live,
+                )
+            )
+    return found
+
+
+def _digests(target: Target, wish: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    return {
+        name: digest_of(target.name, ProcessingPipelines[name], settings)
+        for name, settings in wish.items()
+        if name in ProcessingPipelines.__members__
+    }
+
+
+def _finish_trackers(target: Target) -> None:
+    """Write the trackers that a manager left behind when it died between closing a record and saying so."""
+    for pipeline, folder in target.all_submissions().items():
+        submission = folder.current()
+        if submission is None or submission.open:
+            continue
+        try:
+            state = target.tracker(pipeline).read()
+        except TrackerCorruptError:
+            continue
+        if state.running and state.manager_id == submission.manager_id:
+            Work(target, pipeline).write_tracker(submission)

@@ -1,0 +1,85 @@
+"""The program that answers the manager: JSON lines in, JSON lines out, and what has changed as it changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TextIO
+
+from trackers.calls import CALLS, PROTOCOL
+from trackers.errors import BadInputError, SessionflowError
+
+WORKERS = 8
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request and return its answer: `result`, or `error` with type, message and exit code."""
+    number = request.get("id")
+    try:
+        if request.get("protocol", PROTOCOL) != PROTOCOL:
+            raise BadInputError(
+                f"The manager speaks protocol {request['protocol']!r} and this server side {PROTOCOL}. "
+                "Nothing was done. Install the same version of sessionflow on both."
+            )
+        call = CALLS.get(str(request.get("call")))
+        if call is None:
+            raise BadInputError(f"{request.get('call')!r} is no call; known are {', '.join(CALLS)}. Nothing was done.")
+        return {"id": number, "result": call(dict(request.get("arguments") or {}))}
+    except SessionflowError as error:
+        return {"id": number, "error": _error(type(error).__name__, str(error), error.exit_code)}
+    except Exception as error:  # one bad request must not end the server side
+        return {"id": number, "error": _error(type(error).__name__, f"{type(error).__name__}: {error}", 1)}
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer requests until there are no more; several at once, each answer one line with the request's id."""
+    lock = threading.Lock()
+
+    def work(line: str) -> None:
+        reply = json.dumps(answer(_parsed(line)))
+        with lock:
+            answers.write(reply + "\n")
+            answers.flush()
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for line in requests:
+            if line.strip():
+                pool.submit(work, line)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except ValueError as error:
+        return {"call": f"(no JSON: {error})"}
+    return request if isinstance(request, dict) else {"call": "(no JSON object)"}
+
+
+def _error(kind: str, message: str, exit_code: int) -> dict[str, Any]:
+    return {"type": kind, "message": message, "exit_code": exit_code}
+
+
+def main(arguments: list[str]) -> int:
+    """Serve, or carry out a single call: `serve`, or `CALL [JSON]`."""
+    if arguments == ["serve"]:
+        answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)  # what anything else prints must not get between the answers
+        serve(sys.stdin, answers)
+        return 0
+    if not arguments or arguments[0] not in CALLS or len(arguments) > 2:
+        calls = "\n  ".join(f"{name:15} {(call.__doc__ or '').splitlines()[0]}" for name, call in CALLS.items())
+        sys.stderr.write(f"usage: python -m trackers serve | CALL [JSON]\n\ncalls:\n  {calls}\n")
+        return 2
+    text = arguments[1] if len(arguments) == 2 else "{}"
+    request = _parsed(json.dumps({"call": arguments[0]}))
+    try:
+        request["arguments"] = json.loads(text)
+    except ValueError as error:
+        sys.stderr.write(f"{text!r} is no JSON: {error}. Nothing was done.\n")
+        return 2
+    reply = answer(request)
+    print(json.dumps(reply))
+    return int(reply["error"]["exit_code"]) if "error" in reply else 0

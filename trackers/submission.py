@@ -1,0 +1,301 @@
+"""The submission record: what was handed to the scheduler, which attempts, how they ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import xxhash
+
+from trackers.errors import TrackerCorruptError
+from trackers.files import atomic_write, locked, make_directory
+from trackers.graph import Graph, Job, Resources
+from trackers.names import ProcessingPipelines
+from trackers.states import JobState
+
+Status = Literal["open", "succeeded", "failed", "aborted"]
+RECORD = "submission.json"
+VERSION = 1
+_TAIL_BYTES = 4096
+
+
+def now() -> str:
+    """Return the time, UTC, ISO 8601 to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def digest_of(target: str, pipeline: ProcessingPipelines, settings: dict[str, Any]) -> str:
+    """Return the digest that tells whether two runs are the same work: xxh3-128 over target, pipeline and settings.
+
+    Resources, versions and who asked are not part of it: raising the memory continues, changing a setting does not.
+    """
+    content = json.dumps([target, pipeline.name, settings], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return xxhash.xxh3_128_hexdigest(content.encode())
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One time that a job was handed to the scheduler.
+
+    Attributes:
+        number: counted from 1 and never reused.
+        scheduler_id: the scheduler's name for it, empty until it is known.
+        resources: what this attempt asks for; a retry may ask for more.
+        reason: why it is in this state, for people.
+        first_seen: when the server side first saw the present combination of facts (UTC); deadlines run from here.
+    """
+
+    number: int
+    resources: Resources
+    state: JobState = JobState.PLANNED
+    scheduler_id: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+    planned: str = field(default_factory=now)
+    first_seen: str = ""
+    ended: str = ""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A pipeline's graph on one target, with every attempt at each job.
+
+    Attributes:
+        id: random; together with job and attempt it is the key that the scheduler carries.
+        number: counts the submissions of this pipeline on this target.
+        digest: see `digest_of`.
+        manager_id: the manager whose id the jobs carry.
+        account: who runs the jobs on the server.
+    """
+
+    id: str
+    number: int
+    target: str
+    pipeline: ProcessingPipelines
+    digest: str
+    settings: dict[str, Any]
+    manager_id: int
+    account: str
+    scheduler: str
+    graph: Graph
+    attempts: dict[str, tuple[Attempt, ...]]
+    status: Status = "open"
+    opened: str = field(default_factory=now)
+    ended: str = ""
+    reason: str = ""
+    cancelling: bool = False
+    requested_by: str = ""
+    flow_run_id: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether work on it may go on."""
+        return self.status == "open"
+
+    @property
+    def name(self) -> str:
+        """How people and files refer to it: `behavior/0001`."""
+        return f"{self.pipeline.name.lower()}/{self.number:04d}"
+
+    def key(self, job: str, attempt: int) -> str:
+        """Return the key that a job's comment and name carry."""
+        return f"sessionflow-{self.id}-{job}-{attempt}"
+
+    def last(self, job: str) -> Attempt:
+        """Return a job's newest attempt."""
+        return self.attempts[job][-1]
+
+    def succeeded(self, job: str) -> bool:
+        """Whether an attempt at the job has succeeded."""
+        return any(attempt.state is JobState.COMPLETED for attempt in self.attempts[job])
+
+    def live_jobs(self) -> list[Job]:
+        """Return the jobs whose newest attempt has not ended."""
+        return [job for job in self.graph.jobs() if not self.last(job.name).state.ended]
+
+    def ready(self, job: Job) -> bool:
+        """Whether every job of the stages before has succeeded."""
+        stage = self.graph.stage_of(job.name)
+        return all(self.succeeded(earlier.name) for s in self.graph.stages[:stage] for earlier in s.jobs)
+
+    def with_attempt(self, job: str, attempt: Attempt) -> Submission:
+        """Return a copy in which `attempt` replaces the one of its number, or comes after the last."""
+        kept = tuple(a for a in self.attempts[job] if a.number != attempt.number)
+        return replace(self, attempts={**self.attempts, job: (*kept, attempt)})
+
+    def with_next_attempt(self, job: str, resources: Resources | None = None) -> Submission:
+        """Return a copy in which the job is planned once more."""
+        last = self.last(job)
+        return self.with_attempt(job, Attempt(last.number + 1, resources or last.resources))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        data = {**asdict(self), "version": VERSION, "pipeline": self.pipeline.name}
+        data["graph"] = self.graph.to_json()
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read a record from JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none of ours.
+        """
+        if data.pop("version") != VERSION:
+            raise ValueError("it was written by another version of sessionflow")
+        return cls(
+            **{
+                **data,
+                "pipeline": ProcessingPipelines[data["pipeline"]],
+                "graph": Graph.from_json(data["graph"]),
+                "attempts": {job: tuple(map(_attempt, attempts)) for job, attempts in data["attempts"].items()},
+            }
+        )
+
+
+def new_submission(graph: Graph, **facts: Any) -> Submission:
+    """Return a submission with a first attempt planned for every job."""
+    attempts: dict[str, tuple[Attempt, ...]] = {job.name: (Attempt(1, job.resources),) for job in graph.jobs()}
+    return Submission(id=secrets.token_hex(6), graph=graph, attempts=attempts, **facts)
+
+
+@dataclass(frozen=True)
+class SubmissionFolder:
+    """The submissions of one pipeline on one target: `submissions/PIPELINE/NUMBER/`, each with its jobs' folders.
+
+    Whoever reads a record in order to change it holds `lock()` from before the reading until after the writing.
+    """
+
+    directory: Path
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the submissions' own lock; it is no lock of sl-shared-assets', and nothing slow runs under it."""
+        make_directory(self.directory)
+        with locked(self.directory / "submission"):
+            yield
+
+    def current(self) -> Submission | None:
+        """Return the newest submission, None where there never was one.
+
+        Raises:
+            TrackerCorruptError: its record cannot be read.
+        """
+        numbers = self.numbers()
+        return self.read(numbers[-1]) if numbers else None
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all submissions, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal() and (p / RECORD).exists())
+
+    def read(self, number: int) -> Submission:
+        """Return one submission.
+
+        Raises:
+            TrackerCorruptError: its record cannot be read.
+        """
+        path = self.submission_directory(number) / RECORD
+        try:
+            return Submission.from_json(json.loads(path.read_bytes()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            remedy = "It names jobs that may still run: look at it before you move it away."
+            raise TrackerCorruptError(path, f"it is no submission record ({error})", remedy) from None
+
+    def save(self, submission: Submission) -> None:
+        """Replace the submission's record."""
+        directory = self.submission_directory(submission.number)
+        make_directory(directory)
+        atomic_write(directory / RECORD, json.dumps(submission.to_json(), indent=1).encode())
+
+    def submission_directory(self, number: int) -> Path:
+        """Return the folder of one submission."""
+        return self.directory / f"{number:04d}"
+
+    def attempt_files(self, submission: Submission, job: str, attempt: int) -> AttemptFiles:
+        """Return the files of one attempt."""
+        return AttemptFiles(self.submission_directory(submission.number) / "jobs" / job / str(attempt))
+
+
+@dataclass(frozen=True)
+class AttemptFiles:
+    """Every file of one attempt at a job; `restart` is Slurm's count of requeues, 0 for local processes."""
+
+    directory: Path
+
+    @property
+    def script(self) -> Path:
+        """The job script."""
+        return self.directory / "script.sh"
+
+    @property
+    def output(self) -> Path:
+        """What the command printed."""
+        return self.directory / "output.log"
+
+    @property
+    def errors(self) -> Path:
+        """What the command printed on stderr."""
+        return self.directory / "errors.log"
+
+    @property
+    def report(self) -> Path:
+        """What the program says of its outputs, JSON."""
+        return self.directory / "report.json"
+
+    @property
+    def life(self) -> Path:
+        """A local job's lock: held as long as a process of it lives."""
+        return self.directory / "life"
+
+    @property
+    def begun(self) -> Path:
+        """There as soon as a supervisor has decided to start a local job; it is then never started again."""
+        return self.directory / "begun"
+
+    @property
+    def timed_out(self) -> Path:
+        """There where a local job was ended for its time limit."""
+        return self.directory / "timed_out"
+
+    def progress(self) -> str:
+        """Return what the program last printed of its progress, e.g. `12/34 files`; empty where it printed none."""
+        for line in reversed(_tail(self.output).splitlines()):
+            if line.startswith("progress "):
+                return line.removeprefix("progress ")
+        return ""
+
+    def last_lines(self, count: int = 20) -> list[str]:
+        """Return the last lines that the command printed on stderr; of what it printed at all where that is empty."""
+        lines = (_tail(self.errors) or _tail(self.output)).splitlines()
+        return [line for line in lines if line.strip()][-count:]
+
+    def claim(self, restart: int = 0) -> Path:
+        """Return the file whose creation lets one of two copies of the job run."""
+        return self.directory / f"claim.{restart}"
+
+    def exit_record(self, restart: int = 0) -> Path:
+        """Return the file that says how the command ended."""
+        return self.directory / f"exit.{restart}"
+
+
+def _tail(path: Path) -> str:
+    """Return the end of a log file; a file that is missing is empty."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _attempt(data: dict[str, Any]) -> Attempt:
+    return Attempt(**{**data, "state": JobState(data["state"]), "resources": Resources(**data["resources"])})
