@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
 from trackers.errors import SessionflowError
+from trackers.files import atomic_write
 from trackers.layout import SessionPaths, Volumes
 from trackers.lock import SessionLock
 
 TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM, as shells report it
 PROGRESS_SECONDS = 0.5
+REPORT_VARIABLE = "SESSIONFLOW_REPORT"
 
 
 class Terminated(BaseException):
@@ -47,6 +52,36 @@ def check_owner(paths: SessionPaths, manager_id: int) -> None:
         SessionLockedError: the lock is free or names another manager.
     """
     SessionLock(paths.lock).check_owner(manager_id)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that a job made, for the result record.
+
+    Attributes:
+        path: relative to the session's folder on its volume, e.g. `processed_data/behavior_data/lick_data.feather`.
+        size: bytes.
+        xxh3_128: of the contents, hex.
+    """
+
+    path: str
+    size: int
+    xxh3_128: str
+
+
+def write_report(
+    outputs: Iterable[Output] = (), versions: dict[str, str] | None = None, notes: Iterable[str] = ()
+) -> None:
+    """Leave what the result record is made of, where the job script asked for it; run by hand, nobody did.
+
+    Args:
+        outputs: the files that the job made.
+        versions: of the libraries that made them, by distribution name.
+        notes: what people must know of this success, e.g. which source was absent.
+    """
+    if path := os.environ.get(REPORT_VARIABLE):
+        report = {"outputs": [asdict(o) for o in outputs], "versions": versions or {}, "notes": list(notes)}
+        atomic_write(Path(path), json.dumps(report).encode(errors="surrogateescape"))
 
 
 class Progress:

@@ -136,9 +136,14 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def watch(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Bring a submission up to date and show it."""
-    work = Work(_leased(arguments), _pipeline(arguments))
-    return view(work, work.settle(int(arguments["number"])))
+    """Bring a submission up to date and show it; while serving, report its changes from then on."""
+    work, number = followed_work(arguments)
+    return view(work, work.settle(number))
+
+
+def followed_work(arguments: dict[str, Any]) -> tuple[Work, int]:
+    """Return the pipeline, and the number of its submission, that a request to `watch` means."""
+    return Work(_leased(arguments), _pipeline(arguments)), int(arguments["number"])
 
 
 def retry(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -186,6 +191,7 @@ def view(work: Work, submission: Submission) -> dict[str, Any]:
         "target": submission.target,
         "pipeline": submission.pipeline.name,
         "name": submission.name,
+        "id": submission.id,
         "number": submission.number,
         "status": submission.status,
         "cancelling": submission.cancelling,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -9,8 +10,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
-from trackers.calls import CALLS, PROTOCOL
+from trackers.calls import CALLS, PROTOCOL, followed_work, view
 from trackers.errors import BadInputError, SessionflowError
+from trackers.watcher import Watcher
 
 WORKERS = 8
 
@@ -35,19 +37,36 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until there are no more; several at once, each answer one line with the request's id."""
+    """Answer requests until there are no more; several at once, each answer one line with the request's id.
+
+    A submission that was asked for with `watch` is followed from then on: what changes comes as lines with `event`.
+    """
     lock = threading.Lock()
 
-    def work(line: str) -> None:
-        reply = json.dumps(answer(_parsed(line)))
-        with lock:
-            answers.write(reply + "\n")
+    def say(message: dict[str, Any]) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):  # nobody listens any more; the requests end as well
+            answers.write(json.dumps(message) + "\n")
             answers.flush()
+
+    watcher = Watcher(say, view)
+
+    def work(line: str) -> None:
+        request = _parsed(line)
+        reply = answer(request)
+        if request.get("call") == "watch" and "result" in reply:
+            _follow(watcher, dict(request["arguments"]), reply["result"])
+        say(reply)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for line in requests:
             if line.strip():
                 pool.submit(work, line)
+    watcher.stop()
+
+
+def _follow(watcher: Watcher, arguments: dict[str, Any], seen: dict[str, Any]) -> None:
+    work, number = followed_work(arguments)
+    watcher.follow(str(arguments.get("key") or ""), work, number, seen["id"], seen)
 
 
 def _parsed(line: str) -> dict[str, Any]:
