@@ -52,7 +52,7 @@ def this_computer() -> ComputeServer:
     storage = os.environ.get(STORAGE_VARIABLE)
     if not storage:
         raise BadInputError(
-            f"No server was given, and {STORAGE_VARIABLE} does not name this computer's storage root. Nothing was done. "
+            f"No server was given, and {STORAGE_VARIABLE} does not name a storage root here. Nothing was done. "
             f"Set {STORAGE_VARIABLE} (and {WORKING_VARIABLE}), or pass ComputeServer(storage_root=…, working_root=…)."
         )
     working = os.environ.get(WORKING_VARIABLE) or storage

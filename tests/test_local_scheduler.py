@@ -68,12 +68,11 @@ def test_cancel_ends_every_process_also_those_that_ignore_term_or_hide(side: Sid
     view = side.submit([("stubborn", stubborn)], [("never", "true")])
     side.wait(view, lambda _: pids.exists() and len(pids.read_text().split()) == 2)
     started = time.monotonic()
-    view = side.get("cancel", pipeline="BEHAVIOR", number=view["number"])
+    assert side.get("cancel_all", manager_id=side.manager_id) == {"ended": [view["name"]], "left": []}
     assert time.monotonic() - started < 10
-    assert view["gone"]
-    assert states(view)["stubborn"] == "CANCELLED"
+    view = side.watch(view)
+    assert (view["status"], states(view)["stubborn"]) == ("aborted", "CANCELLED")
     assert not any(_runs(int(pid)) for pid in pids.read_text().split())
-    assert side.get("finish", pipeline="BEHAVIOR", number=view["number"])["status"] == "aborted"
     assert side.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
 
 

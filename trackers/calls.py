@@ -17,13 +17,13 @@ from trackers.graph import Graph, Resources
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity
+from trackers.protocol import PROTOCOL
 from trackers.site import Site
 from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import Target
 from trackers.work import Request, Work
 
-PROTOCOL = 1
 Call = Callable[[dict[str, Any]], Any]
 
 
@@ -150,29 +150,29 @@ def retry(arguments: dict[str, Any]) -> dict[str, Any]:
     """Plan the next attempt at a job."""
     work = Work(_leased(arguments), _pipeline(arguments))
     resources = Resources(**arguments["resources"])
-    return view(work, work.retry(int(arguments["number"]), str(arguments["job"]), resources))
+    number, job, attempt = int(arguments["number"]), str(arguments["job"]), int(arguments["attempt"])
+    return view(work, work.retry(number, job, attempt, resources))
 
 
-def cancel(arguments: dict[str, Any]) -> dict[str, Any]:
-    """End the jobs of a submission; returns when their processes are gone, or could not be ended."""
-    work = Work(_leased(arguments), _pipeline(arguments))
-    number = int(arguments["number"])
-    gone = work.cancel(number)
-    return {**view(work, work.refresh(number)), "gone": gone}
+def cancel_all(arguments: dict[str, Any]) -> dict[str, list[str]]:
+    """End the jobs of a target's open submissions, of one manager or of all, and close those that have no process left.
 
-
-def cancel_all(arguments: dict[str, Any]) -> list[str]:
-    """End every job of a session, whoever started them; close their submissions; return what was ended."""
-    target = _target(arguments)
-    ended = []
+    Returns:
+        the submissions that were `ended`, and those of which a process is `left`.
+    """
+    target = _leased(arguments) if "incarnation" in arguments else _target(arguments)
+    manager_id = arguments.get("manager_id")
+    outcome: dict[str, list[str]] = {"ended": [], "left": []}
     for pipeline, folder in target.all_submissions().items():
         submission = folder.current()
-        if submission is not None and submission.open:
-            work = Work(target, pipeline)
-            work.cancel(submission.number)
+        if submission is None or not submission.open or manager_id not in (None, submission.manager_id):
+            continue
+        work = Work(target, pipeline)
+        gone = work.cancel(submission.number)
+        if gone:
             work.finish(submission.number, keep_logs=True, facts={})
-            ended.append(submission.name)
-    return ended
+        outcome["ended" if gone else "left"].append(submission.name)
+    return outcome
 
 
 def finish(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -269,6 +269,6 @@ CALLS: dict[str, Call] = {
         *(hello, describe, status, why),
         *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
         *(tracker_show, tracker_reset),
-        *(submit, watch, retry, cancel, cancel_all, finish),
+        *(submit, watch, retry, cancel_all, finish),
     )
 }

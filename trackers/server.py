@@ -10,8 +10,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
-from trackers.calls import CALLS, PROTOCOL, followed_work, view
+from trackers.calls import CALLS, followed_work, view
 from trackers.errors import BadInputError, SessionflowError
+from trackers.protocol import PROTOCOL
 from trackers.watcher import Watcher
 
 WORKERS = 8
@@ -53,9 +54,9 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     def work(line: str) -> None:
         request = _parsed(line)
         reply = answer(request)
+        say(reply)  # before any event: what comes later is newer
         if request.get("call") == "watch" and "result" in reply:
             _follow(watcher, dict(request["arguments"]), reply["result"])
-        say(reply)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for line in requests:

@@ -104,13 +104,14 @@ class Work:
             if not self._never_starts(submission, job) and submission.last(job.name).state is not JobState.PLANNED
         ]
 
-    def retry(self, number: int, job: str, resources: Resources) -> Submission:
-        """Plan the next attempt at a job that has ended without success, and hand it to the scheduler."""
+    def retry(self, number: int, job: str, attempt: int, resources: Resources) -> Submission:
+        """Plan the attempt after `attempt` at a job, if that one has ended without success, and hand it over."""
         with self.folder.lock():
             submission = self.folder.read(number)
-            if not submission.open or submission.cancelling or not submission.last(job).state.ended:
+            last = submission.last(job)
+            if not submission.open or submission.cancelling or not last.state.ended:
                 return submission
-            if submission.succeeded(job):
+            if submission.succeeded(job) or last.number != attempt:  # a request that came twice retries once
                 return submission
             submission = submission.with_next_attempt(job, resources)
             self.folder.save(submission)

@@ -1,0 +1,60 @@
+"""What may run on a session, and what need not: pure rules over the facts that the server side described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trackers.names import ProcessingPipelines, SessionTypes
+
+Facts = dict[str, Any]
+
+_ALL = frozenset(SessionTypes)
+_TYPES = {
+    ProcessingPipelines.CHECKSUM: _ALL,
+    ProcessingPipelines.PREPARATION: _ALL - {SessionTypes.WINDOW_CHECKING},
+    ProcessingPipelines.BEHAVIOR: _ALL - {SessionTypes.WINDOW_CHECKING},
+    ProcessingPipelines.SUITE2P: frozenset({SessionTypes.MESOSCOPE_EXPERIMENT}),
+    ProcessingPipelines.VIDEO: _ALL - {SessionTypes.WINDOW_CHECKING},
+    ProcessingPipelines.ARCHIVING: _ALL,
+}
+NEEDS_PREPARATION = (
+    ProcessingPipelines.BEHAVIOR,
+    ProcessingPipelines.SUITE2P,
+    ProcessingPipelines.VIDEO,
+    ProcessingPipelines.ARCHIVING,
+)
+
+
+def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say why a pipeline cannot run on a session as it is; empty where it can."""
+    if not facts["complete"]:
+        return str(facts["completeness"])
+    if facts["session_type"] not in _TYPES[pipeline]:
+        return f"a {facts['session_type']} session has no {pipeline}"
+    if pipeline is ProcessingPipelines.CHECKSUM:
+        return ""
+    if status(ProcessingPipelines.CHECKSUM, facts) != "succeeded":
+        return "its integrity has not been verified: run checksum first"
+    if pipeline in NEEDS_PREPARATION and not prepared(facts):
+        return "it is not prepared: run preparation first"
+    return ""
+
+
+def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say since when a pipeline need not run any more; empty where it must."""
+    if status(pipeline, facts) != "succeeded":
+        return ""
+    if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
+        return ""
+    ended = str(facts["pipelines"][pipeline.name]["ended"])
+    return f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+
+
+def prepared(facts: Facts) -> bool:
+    """Whether the jobs' source data is there and verified."""
+    return bool(facts["prepared"]) and status(ProcessingPipelines.PREPARATION, facts) == "succeeded"
+
+
+def status(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Return what a pipeline's tracker says: running, succeeded, failed, corrupt, or nothing."""
+    return str(facts["pipelines"][pipeline.name]["status"])

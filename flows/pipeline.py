@@ -1,0 +1,339 @@
+"""What every pipeline flow shares: eligibility, the lease, the submission, the report, and the manifest at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
+
+from flows.eligibility import Facts, done, obstacle, status
+from tasks.client import Client, connected
+from tasks.compute_server import ComputeServer, this_computer
+from tasks.interruption import Interruption, interruptible
+from tasks.jobs import Submitted, end_jobs, finish, follow, submit, why
+from tasks.lease import Lease, holder, leased
+from tasks.outcome import carried_out, in_sentences, result_of, to_the_end
+from tasks.reports import JobReport, PipelineReport, SessionReport
+from trackers.errors import NotEligibleError, SessionDataError
+from trackers.graph import MANAGER_ID, PYTHON, Graph, Stage
+from trackers.manager import manager_id_of_flow_run
+from trackers.names import ProcessingPipelines, ProcessingStatus
+
+P = ParamSpec("P")
+R = TypeVar("R", PipelineReport, SessionReport)
+
+_STATUS = {
+    "succeeded": ProcessingStatus.SUCCEEDED,
+    "failed": ProcessingStatus.FAILED,
+    "aborted": ProcessingStatus.ABORTED,
+    "open": ProcessingStatus.RUNNING,
+}
+
+
+@dataclass
+class _Outermost:
+    """The flow run that was started from outside; flows that it calls are part of it.
+
+    Attributes:
+        projects: those whose manifest is out of date, with their server.
+    """
+
+    flow_run_id: str
+    projects: dict[str, ComputeServer] = field(default_factory=dict)
+
+
+_outermost: ContextVar[_Outermost | None] = ContextVar("outermost", default=None)
+
+
+class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
+    """A flow whose callers get its report, also where Prefect shows the run as Failed; bad input is raised."""
+
+    def __call__(  # type: ignore[override]  # the overloads of prefect say less than this one does
+        self, *args: Any, return_state: bool = False, **kwargs: Any
+    ) -> Any:
+        """Run the flow; see `prefect.Flow`."""
+
+        async def outcome() -> Any:
+            state = await Flow.__call__(self, *args, return_state=True, **kwargs)
+            if _outermost.get() is None:
+                Interruption.pass_on()
+            return state if return_state else await result_of(state)
+
+        return outcome()
+
+
+def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], ReportingFlow[P, R]]:
+    """Make a flow of a function that returns a report; `run_name` is a template over its parameters.
+
+    The outermost one regenerates, at its end, the manifest of every project on which a pipeline ran.
+    """
+
+    def decorate(function: Callable[P, Coroutine[Any, Any, R]]) -> ReportingFlow[P, R]:
+        @functools.wraps(function)
+        async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
+            async with interruptible(_flow_run().flow_run_id):
+                return await in_sentences(_with_manifests)(functools.partial(function, *args, **kwargs))
+
+        return ReportingFlow(reporting, name=name, flow_run_name=run_name, persist_result=False)
+
+    return decorate
+
+
+async def _with_manifests(work: Callable[[], Coroutine[Any, Any, R]]) -> Any:
+    if _outermost.get() is not None:
+        return _state(await work())
+    outermost = _Outermost(_flow_run().flow_run_id)
+    token = _outermost.set(outermost)
+    try:
+        report = await work()
+        return _state(report.with_manifests(await _regenerate(outermost)))
+    except Exception:
+        await _regenerate(outermost)
+        raise
+    finally:
+        _outermost.reset(token)
+
+
+async def _regenerate(outermost: _Outermost) -> tuple[PipelineReport, ...]:
+    from flows.manifest import manifest  # it is a pipeline flow itself
+
+    projects, outermost.projects = outermost.projects, {}
+    return tuple([await manifest(project=project, server=server) for project, server in projects.items()])
+
+
+def _state(report: PipelineReport | SessionReport) -> Any:
+    return (Completed if report.succeeded else Failed)(message=report.sentence, data=report)
+
+
+@dataclass(frozen=True)
+class _FlowRun:
+    flow_run_id: str
+    name: str
+
+
+def _flow_run() -> _FlowRun:
+    context = FlowRunContext.get()
+    assert context is not None  # noqa: S101 - it is called in flows only
+    assert context.flow_run is not None  # noqa: S101
+    return _FlowRun(str(context.flow_run.id), context.flow_run.name)
+
+
+@dataclass
+class Run:
+    """One pipeline on one target, as a flow's body sees it; called with the stages, it runs them.
+
+    Attributes:
+        facts: what the server side described, read after the lock was taken; empty for a project.
+        skipped: why nothing is to be done, as the report to return; None where something is.
+    """
+
+    pipeline: ProcessingPipelines
+    server: ComputeServer
+    target: dict[str, str]
+    settings: dict[str, Any]
+    reprocess: bool
+    keep_job_logs: bool
+    requested_by: str
+    facts: Facts = field(default_factory=dict)
+    skipped: PipelineReport | None = None
+    lease: Lease | None = None
+
+    def program(self, name: str, *arguments: str) -> tuple[str, ...]:
+        """Return the command of one of our job programs on this target."""
+        named = [word for key, value in self.target.items() for word in (f"--{key}", value)]
+        roots = ("--storage", self.server.storage, "--working", self.server.working)
+        return (PYTHON, "-P", "-m", f"jobs.{name}", *roots, *named, "--manager-id", MANAGER_ID, *arguments)
+
+    async def __call__(self, *stages: Stage) -> PipelineReport:
+        """Hand all stages over at once, follow every job to its end, and report.
+
+        Raises:
+            SubmissionError: jobs of other settings still run; nothing was submitted.
+        """
+        if self.skipped is not None or self.lease is None:
+            assert self.skipped is not None  # noqa: S101 - without a lease there is a reason
+            return self.skipped
+        started = time.monotonic()
+        outermost = _outermost.get()
+        if outermost is not None and self.pipeline is not ProcessingPipelines.MANIFEST:
+            outermost.projects[self.target["project"]] = self.server
+        try:
+            view = await self._followed(Graph(stages))
+        except asyncio.CancelledError:
+            interruption = Interruption.current()
+            if interruption is None or not interruption.reason:
+                self.lease.abandon = "something other than a person cancelled the flow run; its jobs run on"
+            else:
+                await end_jobs(self.lease)
+            raise
+        except Exception:
+            await end_jobs(self.lease)
+            raise
+        return self._report(view, time.monotonic() - started)
+
+    async def _followed(self, graph: Graph) -> dict[str, Any]:
+        assert self.lease is not None  # noqa: S101 - see __call__
+        request = {
+            "pipeline": self.pipeline.name,
+            "settings": self.settings,
+            "reprocess": self.reprocess,
+            "requested_by": self.requested_by,
+            "flow_run_id": _flow_run().flow_run_id,
+        }
+        view = await to_the_end(carried_out(submit, self.lease, request, graph))
+        async with Submitted(self.lease, view) as submitted:
+            await asyncio.gather(*(_follow(submitted, job["stage"], job["name"]) for job in view["jobs"]))
+            closed: dict[str, Any] = await carried_out(finish, submitted, self.keep_job_logs)
+        return closed
+
+    def _report(self, view: dict[str, Any], seconds: float) -> PipelineReport:
+        failed = [job for job in view["jobs"] if job["state"] != "COMPLETED"]
+        return PipelineReport(
+            self.pipeline,
+            view["target"],
+            _STATUS[view["status"]],
+            ran=True,
+            reason="; ".join(why(job) for job in failed if not job["blocked"]),
+            seconds=seconds,
+            jobs=tuple(
+                JobReport(
+                    job["name"],
+                    job["stage"],
+                    job["state"],
+                    job["attempt"],
+                    why(job) if job in failed else "",
+                    job["errors"],
+                )
+                for job in view["jobs"]
+            ),
+            notes=tuple(view.get("notes", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A session on a server that answers."""
+
+    server: ComputeServer
+    client: Client
+    target: dict[str, str]
+
+    async def describe(self) -> Facts:
+        """Return what is known of the session now.
+
+        Raises:
+            BadInputError: it does not exist or is not as it must be; nothing was touched.
+        """
+        facts: Facts = await self.client.ask("describe", **self.target)
+        return facts
+
+
+@contextlib.asynccontextmanager
+async def connected_session(
+    server: ComputeServer | None, project: str, animal: str, session: str
+) -> AsyncIterator[Connection]:
+    """Connect to the server that has a session; none: this computer."""
+    server = server or this_computer()
+    async with connected(server) as client:
+        yield Connection(server, client, {"project": project, "animal": animal, "session": session})
+
+
+@contextlib.asynccontextmanager
+async def session_lease(
+    connection: Connection, wish: dict[str, dict[str, Any]], requested_by: str, what: str
+) -> AsyncIterator[Lease]:
+    """Hold a session's lock in the name of the outermost flow run.
+
+    Args:
+        connection: to the session.
+        wish: settings of every pipeline that may run, by member name.
+        requested_by: who asks, as they say.
+        what: what the lock says we do.
+
+    Raises:
+        SessionLockedError: somebody else works on it.
+    """
+    run, outermost = _flow_run(), _outermost.get()
+    outermost_id = outermost.flow_run_id if outermost else run.flow_run_id
+    who = holder(run.flow_run_id, run.name, outermost_id, requested_by, what)
+    async with leased(connection.client, connection.target, wish, who) as lease:
+        yield lease
+
+
+@contextlib.asynccontextmanager
+async def pipeline(
+    which: ProcessingPipelines,
+    server: ComputeServer | None,
+    project: str,
+    animal: str,
+    session: str,
+    *,
+    settings: dict[str, Any] | None = None,
+    reprocess: bool,
+    keep_job_logs: bool,
+    requested_by: str,
+) -> AsyncIterator[Run]:
+    """Make a session ready for one pipeline: it exists, is eligible, and its lock is ours until the block ends.
+
+    Raises:
+        BadInputError: the session does not exist or is not as it must be; nothing was touched.
+        NotEligibleError: its type or state does not admit the pipeline.
+        SessionLockedError: somebody else works on it.
+    """
+    async with connected_session(server, project, animal, session) as connection:
+        run = Run(which, connection.server, connection.target, settings or {}, reprocess, keep_job_logs, requested_by)
+        _consider(run, await connection.describe())
+        if run.skipped is not None:
+            yield run
+            return
+        async with session_lease(connection, {which.name: run.settings}, requested_by, which) as lease:
+            _consider(run, await connection.describe())
+            run.lease = lease
+            yield run
+
+
+@contextlib.asynccontextmanager
+async def project_pipeline(
+    which: ProcessingPipelines,
+    server: ComputeServer | None,
+    project: str,
+    *,
+    settings: dict[str, Any],
+    keep_job_logs: bool,
+    requested_by: str,
+) -> AsyncIterator[Run]:
+    """Make a project ready for a pipeline of its own; a project has no lock, and nobody is kept out."""
+    server = server or this_computer()
+    target = {"project": project}
+    async with connected(server) as client:
+        run = Run(which, server, target, settings, True, keep_job_logs, requested_by)
+        run.lease = Lease(client, target, manager_id_of_flow_run(_flow_run().flow_run_id), "")
+        yield run
+
+
+async def _follow(submitted: Submitted, stage: str, job: str) -> None:
+    """Follow a job; its stage is the tag and the prefix under which Prefect groups it."""
+    named: Any = follow.with_options(task_run_name=f"{stage}: {job}", tags=[stage])
+    await named(submitted, job, return_state=True)
+
+
+def _consider(run: Run, facts: Facts) -> None:
+    """Decide whether the pipeline may and need run."""
+    run.facts = facts
+    if status(run.pipeline, facts) == "corrupt":
+        raise SessionDataError(facts["pipelines"][run.pipeline.name]["problem"])
+    if not run.reprocess and (reason := done(run.pipeline, facts)):
+        run.skipped = PipelineReport(
+            run.pipeline, facts["target"], ProcessingStatus.SUCCEEDED, ran=False, reason=reason
+        )
+    elif reason := obstacle(run.pipeline, facts):
+        raise NotEligibleError(f"{run.pipeline} cannot run on {facts['target']}: {reason}. Nothing was done.")

@@ -1,0 +1,121 @@
+"""One session, all the way: every eligible pipeline under one lease."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from flows.archiving import archiving
+from flows.behavior import behavior
+from flows.checksum import checksum
+from flows.eligibility import NEEDS_PREPARATION, Facts, done, obstacle
+from flows.pipeline import connected_session, pipeline_flow, session_lease
+from flows.preparation import preparation
+from tasks.compute_server import ComputeServer
+from tasks.reports import PipelineReport, SessionReport
+from trackers.names import ProcessingPipelines, ProcessingStatus
+
+PipelineFlow = Callable[..., Awaitable[PipelineReport]]
+
+FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
+    ProcessingPipelines.CHECKSUM: checksum,
+    ProcessingPipelines.PREPARATION: preparation,
+    ProcessingPipelines.BEHAVIOR: behavior,
+    ProcessingPipelines.ARCHIVING: archiving,
+}
+
+_SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {ProcessingPipelines.CHECKSUM: {"regenerate": False}}
+
+
+@pipeline_flow(name="process-session", run_name="{project}/{animal}/{session}")
+async def process_session(
+    project: str,
+    animal: str,
+    session: str,
+    server: ComputeServer | None = None,
+    archive: bool = False,
+    reprocess: bool = False,
+    keep_job_logs: bool = False,
+    requested_by: str = "",
+) -> SessionReport:
+    """Run every pipeline that a session is eligible for and that has not been done, under one lock.
+
+    Integrity comes before anything else, preparation before processing. A session that is incomplete is left alone; an
+    archived one is not prepared again unless asked to.
+
+    Args:
+        project: The project's name.
+        animal: The animal's name or number.
+        session: The session's name, its UTC time.
+        server: Where the data lies and the jobs run; none: this computer.
+        archive: Archive the results at the end.
+        reprocess: Run also what has succeeded before.
+        keep_job_logs: Keep the jobs' logs after a success.
+        requested_by: Who asks; shown with the lock and in the records.
+    """
+    chosen = [p for p in FLOWS if archive or p is not ProcessingPipelines.ARCHIVING]
+    wish = {p.name: _SETTINGS.get(p, {}) for p in chosen}
+    reports: list[PipelineReport] = []
+    async with connected_session(server, project, animal, session) as connection:
+        facts = await connection.describe()
+        skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
+        if facts["lock"]["manager_id"] == -1 and all(skips):
+            return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))
+        async with session_lease(connection, wish, requested_by, "process-session"):
+            for which in chosen:
+                facts = await connection.describe()
+                report = skip(which, facts, chosen, reports, reprocess) or await FLOWS[which](
+                    *(project, animal, session),
+                    server=connection.server,
+                    reprocess=reprocess,
+                    keep_job_logs=keep_job_logs,
+                    requested_by=requested_by,
+                )
+                reports.append(report)
+    return SessionReport(facts["target"], tuple(reports))
+
+
+def skip(
+    which: ProcessingPipelines,
+    facts: Facts,
+    chosen: list[ProcessingPipelines],
+    reports: list[PipelineReport],
+    reprocess: bool,
+) -> PipelineReport | None:
+    """Decide that a pipeline is not to run now, and why; None where it is.
+
+    Args:
+        which: the pipeline whose turn it is.
+        facts: of the session, as it is now.
+        chosen: all pipelines of this run, in order.
+        reports: of those that had their turn.
+        reprocess: whether what is done is done again.
+    """
+    if not reprocess and facts["complete"] and (reason := done(which, facts)):
+        return PipelineReport(which, facts["target"], ProcessingStatus.SUCCEEDED, ran=False, reason=reason)
+    reason = obstacle(which, facts) or _untimely(which, facts, chosen, reports, reprocess)
+    return PipelineReport(which, facts["target"], None, ran=False, reason=reason) if reason else None
+
+
+def _untimely(
+    which: ProcessingPipelines,
+    facts: Facts,
+    chosen: list[ProcessingPipelines],
+    reports: list[PipelineReport],
+    reprocess: bool,
+) -> str:
+    """Say why an eligible pipeline is not to run in this run all the same."""
+    if which is ProcessingPipelines.ARCHIVING and not all(report.succeeded for report in reports):
+        return "an earlier pipeline failed"
+    if which is not ProcessingPipelines.PREPARATION or reprocess:
+        return ""
+    if facts["archived"]:
+        return "the session is archived: reprocess brings it back"
+    ready = {**facts, "prepared": True, "pipelines": {**facts["pipelines"], which.name: {"status": "succeeded"}}}
+    later = [p for p in chosen if p in NEEDS_PREPARATION]
+    waiting = [p for p in later if not done(p, facts) and not obstacle(p, ready)]
+    return "" if waiting else "no later pipeline needs it"
+
+
+def _idle(facts: Facts) -> str:
+    return "nothing to do" if facts["complete"] else str(facts["completeness"])

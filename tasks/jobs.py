@@ -1,0 +1,184 @@
+"""Handing a graph to the server side, following every job to its end, and closing the submission."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import asdict
+from typing import Any
+
+from prefect import State, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+
+from tasks.lease import Lease
+from tasks.outcome import in_sentences
+from tasks.retries import next_resources
+from trackers.graph import Graph, Resources
+from trackers.states import JobState
+
+TAIL_LINES = 5  # of a failed job's last words, in the reason that people read first
+
+View = dict[str, Any]
+OBSERVER: ContextVar[Callable[[View], None] | None] = ContextVar("observer", default=None)
+"""Told of every change of a submission that this process follows: the command's live display."""
+
+
+class Submitted:
+    """One submission that is followed: its last view, and who waits for one of its jobs."""
+
+    def __init__(self, lease: Lease, view: View) -> None:
+        self.lease = lease
+        self.view = view
+        self._key = f"{view['target']} {view['name']} {lease.incarnation}"
+        self._changed = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._trouble: Exception | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def ask(self, call: str, **arguments: Any) -> View:
+        """Ask something about the submission; the answer is its newest view."""
+        view: View = await self.lease.ask(
+            call, pipeline=self.view["pipeline"], number=self.view["number"], key=self._key, **arguments
+        )
+        self._see(view)
+        return view
+
+    async def __aenter__(self) -> Submitted:
+        """Begin to follow."""
+        self.lease.client.listen(self._key, self._hear)
+        self._watching = asyncio.create_task(self._watch(), name=f"follow {self.view['name']}")
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Follow no more."""
+        self.lease.client.unlisten(self._key)
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def job(self, name: str) -> View:
+        """Return what is known of a job now."""
+        found: View = next(job for job in self.view["jobs"] if job["name"] == name)
+        return found
+
+    async def change(self) -> None:
+        """Wait until something has changed.
+
+        Raises:
+            StaleLeaseError, SessionflowError: the submission can be followed no longer.
+        """
+        await self._changed.wait()
+        if self._trouble is not None:
+            raise self._trouble
+
+    def look_again(self) -> None:
+        """Have the server side look, and report from then on; needed after a retry."""
+        self._lost.set()
+
+    def _hear(self, event: View) -> None:
+        if event["event"] == "submission":
+            self._see(event["view"])
+        elif event["event"] == "lost":
+            self._lost.set()
+
+    def _see(self, view: View) -> None:
+        self.view = view
+        if (observer := OBSERVER.get()) is not None:
+            observer(view)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _watch(self) -> None:
+        """Ask to be told of changes, and again whenever the channel broke."""
+        while True:
+            self._lost.clear()
+            try:
+                await self.ask("watch")
+            except ConnectionError:  # it is tried for as long as it takes: a lost connection fails no job
+                self._lost.set()
+            except Exception as error:  # whoever waits for a job raises it
+                self._trouble = error
+                self._changed.set()
+                return
+            await self._lost.wait()
+
+
+@task(name="submit", task_run_name="submit", persist_result=False, cache_policy=NO_CACHE)
+@in_sentences
+async def submit(lease: Lease, request: dict[str, Any], graph: Graph) -> View:
+    """Hand a pipeline's whole graph over in one request; what runs of it already is adopted."""
+    view: View = await lease.ask("submit", **request, graph=graph.to_json(), manager_id=lease.manager_id)
+    adopted = [job["name"] for job in view["jobs"] if job["ended"] or job["state"] not in ("PLANNED", "PENDING")]
+    get_run_logger().info(
+        "%s: %s jobs handed over%s",
+        view["name"],
+        len(view["jobs"]),
+        f"; adopted: {', '.join(adopted)}" if adopted else "",
+    )
+    return view
+
+
+@task(name="follow", persist_result=False, cache_policy=NO_CACHE)
+@in_sentences
+async def follow(submitted: Submitted, name: str) -> State[Any]:
+    """Follow a job to its end, through its retries; the run's state is how it ended."""
+    logger = get_run_logger()
+    said = ""
+    while not ((job := submitted.job(name))["ended"] or job["blocked"]) or await _retried(submitted, job):
+        if (words := describe(job)) != said:
+            said = words
+            logger.info("%s", words)
+        await submitted.change()
+    if job["state"] == JobState.COMPLETED:
+        return Completed()
+    if job["blocked"] or job["state"] == JobState.CANCELLED:
+        return Cancelled(message=why(job))
+    return Failed(message=why(job))
+
+
+@task(name="finish", task_run_name="finish", persist_result=False, cache_policy=NO_CACHE)
+@in_sentences
+async def finish(submitted: Submitted, keep_logs: bool) -> View:
+    """Close the submission: result record, tracker, logs."""
+    return await submitted.ask("finish", keep_logs=keep_logs)
+
+
+async def end_jobs(lease: Lease) -> None:
+    """End every job that was submitted under this lease; the lease is marked where one may be left."""
+    outcome = await lease.ask("cancel_all", manager_id=lease.manager_id)
+    if outcome["left"]:
+        lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended"
+
+
+def describe(job: View) -> str:
+    """Say how a job stands, for people: state, attempt, progress."""
+    attempt = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
+    progress = f", {job['progress']}" if job["progress"] else ""
+    return f"{job['stage']}: {job['name']} {job['state']}{attempt}{progress}"
+
+
+def why(job: View) -> str:
+    """Say why a job did not succeed, with its last words and where its log is."""
+    if job["blocked"]:
+        return f"{job['name']} was not started: a job before it did not succeed"
+    tail = " / ".join(line.strip() for line in job["tail"][-TAIL_LINES:])
+    parts = [f"{job['name']} {job['state']}", job["reason"], tail, f"log: {job['errors']} on the server"]
+    return "; ".join(part.rstrip(".") for part in parts if part)
+
+
+async def _retried(submitted: Submitted, job: View) -> bool:
+    """Have a job tried again if its cause and limits admit it; tell whether it is."""
+    state = JobState(job["state"])
+    if not state.ended or state is JobState.COMPLETED:
+        return False
+    resources = next_resources(state, int(job["attempt"]), Resources(**job["resources"]))
+    if resources is None:
+        return False
+    with contextlib.suppress(Exception):
+        get_run_logger().warning("%s is tried again with %s", why(job), resources)
+    await submitted.ask("retry", job=job["name"], attempt=job["attempt"], resources=asdict(resources))
+    submitted.look_again()
+    return True

@@ -1,0 +1,175 @@
+"""The lease: a session's lock, taken before the first job and given back after the last one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+
+from tasks.client import Client
+from tasks.interruption import Interruption
+from tasks.outcome import carried_out, in_sentences, to_the_end
+from trackers.errors import SessionLockedError, StaleLeaseError
+from trackers.lock import Holder
+from trackers.manager import manager_id_of_flow_run
+from trackers.ownership import FlowRunFact, owner_liveness
+from trackers.processes import ProcessIdentity
+
+
+@dataclass
+class Lease:
+    """A session that is ours.
+
+    Attributes:
+        manager_id: the manager that holds it; where jobs of an earlier one still run, that one's id.
+        abandon: why the lock must stay when the run ends; empty as long as it can be given back.
+    """
+
+    client: Client
+    target: dict[str, str]
+    manager_id: int
+    incarnation: str
+    abandon: str = ""
+
+    async def ask(self, call: str, **arguments: Any) -> Any:
+        """Ask the server side as the holder of this lease."""
+        return await self.client.ask(call, **self.target, incarnation=self.incarnation, **arguments)
+
+
+_lease: ContextVar[Lease | None] = ContextVar("lease", default=None)
+
+
+@contextlib.asynccontextmanager
+async def leased(
+    client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder
+) -> AsyncIterator[Lease]:
+    """Hold a session's lock; flows that are called inside share it.
+
+    Args:
+        client: of the server that has the session.
+        target: project, animal, session.
+        wish: settings of every pipeline that may run, by member name: what of it still runs is continued.
+        who: what the lock is to say of us.
+
+    Raises:
+        SessionLockedError: somebody else works on it; says who, what is known of them, and how to clear it.
+    """
+    if (outer := _lease.get()) is not None and outer.client is client and outer.target == target:
+        yield outer
+        return
+    lease: Lease = await _taken(client, target, wish, who)
+    token = _lease.set(lease)
+    try:
+        yield lease
+    finally:
+        _lease.reset(token)
+        interruption = Interruption.current()
+        if interruption is not None and interruption.reason:
+            await give_back(lease)  # without Prefect, which may be closing
+        else:
+            await to_the_end(carried_out(release_lock, lease))
+
+
+async def _taken(client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder) -> Lease:
+    """Take the lock; a cancel that comes meanwhile is obeyed after it has been given back."""
+    taking: asyncio.Future[Lease] = asyncio.ensure_future(carried_out(take_lock, client, target, wish, who))
+    try:
+        return await to_the_end(taking)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await give_back(taking.result())
+        raise
+
+
+@task(name="lock", persist_result=False, cache_policy=NO_CACHE)  # a cached lock would be no lock
+@in_sentences
+async def take_lock(client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder) -> Lease:
+    """Take the session's lock, from a dead owner where facts say that it is dead."""
+    try:
+        granted = await _acquire(client, target, wish, who, None)
+    except SessionLockedError as refusal:
+        found = await client.ask("lock_show", **target)
+        if found["manager_id"] in (None, -1):
+            raise
+        liveness, words = await _liveness(found["holder"])
+        if liveness != "dead":
+            raise SessionLockedError(f"{refusal} {words}{_live_jobs(found)}") from None
+        dead = {"manager_id": found["manager_id"], "holder": found["holder"]}
+        granted = await _acquire(client, target, wish, who, dead)
+    return Lease(client, target, int(granted["manager_id"]), str(granted["incarnation"]))
+
+
+@task(name="release", persist_result=False, cache_policy=NO_CACHE)
+@in_sentences
+async def release_lock(lease: Lease) -> None:
+    """Give the lock back, or mark it as abandoned where jobs may still run."""
+    await give_back(lease)
+
+
+async def give_back(lease: Lease) -> None:
+    """Do what `release_lock` does, outside Prefect."""
+    with contextlib.suppress(StaleLeaseError):  # it has passed to another process: not ours to give
+        if lease.abandon:
+            await lease.ask("lock_update", changes={"abandoned": lease.abandon})
+        else:
+            await lease.ask("lock_release", manager_id=lease.manager_id)
+
+
+def holder(flow_run_id: str, flow_run_name: str, outermost_run_id: str, requested_by: str, pipeline: str) -> Holder:
+    """Describe this process as the holder of a lock; its manager id is the outermost flow run's."""
+    return Holder(
+        manager_id_of_flow_run(outermost_run_id),
+        requested_by=requested_by,
+        flow_run_id=flow_run_id,
+        flow_run_name=flow_run_name,
+        prefect_api=PREFECT_API_URL.value() or "",
+        pipeline=pipeline,
+        process=ProcessIdentity.of_this_process(),
+    )
+
+
+async def _acquire(
+    client: Client, target: dict[str, str], wish: dict[str, Any], who: Holder, dead: dict[str, Any] | None
+) -> dict[str, Any]:
+    granted: dict[str, Any] = await client.ask("lock_acquire", **target, holder=asdict(who), wish=wish, dead=dead)
+    return granted
+
+
+async def _liveness(details: dict[str, Any] | None) -> tuple[str, str]:
+    """Tell whether a lock's owner is dead, and what was asked, in words."""
+    if details is None:
+        return "unknown", "Nothing could be asked about it."
+    identity = details.get("process")
+    gone = ProcessIdentity(**identity).gone() if identity else None
+    fact, said = await _flow_run(str(details.get("prefect_api") or ""), str(details.get("flow_run_id") or ""))
+    process = {True: "has ended", False: "lives", None: "cannot be asked about from this computer"}[gone]
+    return owner_liveness(fact, gone), f"Prefect says of its flow run: {said}; its process {process}."
+
+
+async def _flow_run(api: str, flow_run_id: str) -> tuple[FlowRunFact, str]:
+    if not flow_run_id:
+        return FlowRunFact.UNKNOWN, "it has none"
+    if not api or api != PREFECT_API_URL.value():
+        # no other API is asked: the holder file can be written by a whole group, and our login must not go anywhere
+        return FlowRunFact.UNKNOWN, "it belongs to another Prefect server than ours"
+    try:
+        async with get_client() as client:
+            state = (await client.read_flow_run(flow_run_id)).state  # type: ignore[arg-type]
+    except Exception as error:
+        return FlowRunFact.UNKNOWN, f"no answer ({type(error).__name__})"
+    if state is None:
+        return FlowRunFact.UNKNOWN, "it has no state"
+    return (FlowRunFact.TERMINAL if state.is_final() else FlowRunFact.ACTIVE), state.name or state.type.value
+
+
+def _live_jobs(found: dict[str, Any]) -> str:
+    jobs = found.get("live_jobs") or []
+    return f" Its jobs {', '.join(jobs)} still run or wait." if jobs else " The scheduler knows of no job of it."

@@ -1,0 +1,100 @@
+"""What a run says of itself when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trackers.names import ProcessingPipelines, ProcessingStatus
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """How a job ended.
+
+    Attributes:
+        state: Slurm's name for it.
+        attempts: how often it was handed to the scheduler.
+        reason: why it did not succeed; empty where it did.
+        log: the file on the server that has its last words; gone after a success unless logs are kept.
+    """
+
+    name: str
+    stage: str
+    state: str
+    attempts: int
+    reason: str
+    log: str
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """What became of a pipeline.
+
+    Attributes:
+        target: PROJECT or PROJECT/ANIMAL/SESSION.
+        status: None where it neither ran nor had run before.
+        ran: whether this run handed jobs to the scheduler or adopted some.
+        reason: why it was skipped, or why it failed.
+        seconds: from the first hand-over to the end.
+        notes: what its jobs have to say of a success.
+    """
+
+    pipeline: ProcessingPipelines
+    target: str
+    status: ProcessingStatus | None
+    ran: bool
+    reason: str = ""
+    seconds: float = 0.0
+    jobs: tuple[JobReport, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def with_manifests(self, manifests: tuple[PipelineReport, ...]) -> PipelineReport:
+        """Return the report with a note on each manifest that could not be regenerated."""
+        failed = tuple(report.sentence for report in manifests if not report.succeeded)
+        return replace(self, notes=(*self.notes, *failed))
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether nothing is wrong: it ended well, or was skipped for a good reason."""
+        return self.status in (None, ProcessingStatus.SUCCEEDED)
+
+    @property
+    def sentence(self) -> str:
+        """The report in one line."""
+        what = "skipped" if self.status is None else self.status.name.lower()
+        return f"{self.pipeline} of {self.target}: {what}{': ' + self.reason if self.reason else ''}"
+
+
+@dataclass(frozen=True)
+class SessionReport:
+    """What became of a session's pipelines, in the order in which they were considered.
+
+    Attributes:
+        reason: why none was considered; empty where they were.
+    """
+
+    target: str
+    pipelines: tuple[PipelineReport, ...]
+    reason: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether none failed."""
+        return all(report.succeeded for report in self.pipelines)
+
+    @property
+    def sentence(self) -> str:
+        """The report in one line: the first failure, or what was done."""
+        failed = [report for report in self.pipelines if not report.succeeded]
+        if failed:
+            return failed[0].sentence
+        ran = ", ".join(report.pipeline.name.lower() for report in self.pipelines if report.ran)
+        return f"{self.target}: {ran or self.reason or 'nothing to do'}"
+
+    def with_manifests(self, manifests: tuple[PipelineReport, ...]) -> SessionReport:
+        """Return the report with those of the manifests that were regenerated at its end."""
+        return replace(self, pipelines=(*self.pipelines, *manifests))
+
+    def of(self, pipeline: ProcessingPipelines) -> PipelineReport | None:
+        """Return one pipeline's report, None where it was not considered."""
+        return next((report for report in self.pipelines if report.pipeline is pipeline), None)

@@ -1,0 +1,69 @@
+"""Transports: how lines reach the server side and come back. This computer's is a process; SSH is another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import Protocol
+
+from trackers.protocol import LINE_BYTES
+
+
+class Channel(Protocol):
+    """One conversation with a server side that runs; several requests may be under way on it."""
+
+    async def send(self, line: bytes) -> None:
+        """Send one line.
+
+        Raises:
+            ConnectionError: nobody is there any more.
+        """
+
+    async def receive(self) -> bytes:
+        """Return the next line; an empty one when the conversation is over."""
+
+    async def close(self) -> None:
+        """End the conversation; what the server side started goes on."""
+
+
+class LocalChannel:
+    """The server side as a process of this computer, out of reach of the terminal's Ctrl-C."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def open(cls) -> LocalChannel:
+        """Start a server side."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "trackers", "serve"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES,
+            cwd="/",
+            start_new_session=True,
+        )
+        return cls(process)
+
+    async def send(self, line: bytes) -> None:
+        """Send one line; see `Channel`."""
+        assert self._process.stdin is not None  # noqa: S101 - it was opened as a pipe
+        self._process.stdin.write(line)
+        await self._process.stdin.drain()
+
+    async def receive(self) -> bytes:
+        """Return the next line; see `Channel`."""
+        assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
+        return await self._process.stdout.readline()
+
+    async def close(self) -> None:
+        """End the process by closing its input."""
+        assert self._process.stdin is not None  # noqa: S101 - it was opened as a pipe
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), 10)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
