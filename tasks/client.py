@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tasks.compute_server import ComputeServer
 from tasks.transport import Channel, LocalChannel
 from trackers import errors
 from trackers.protocol import PROTOCOL
@@ -27,8 +26,8 @@ class Client:
     tolerates being repeated.
     """
 
-    def __init__(self, server: ComputeServer) -> None:
-        self._site = server.site()
+    def __init__(self, site: dict[str, Any]) -> None:
+        self._site = site
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
@@ -114,11 +113,15 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Client]] = Weak
 
 
 @contextlib.asynccontextmanager
-async def connected(server: ComputeServer) -> AsyncIterator[Client]:
-    """Give the client of a server: one per process and server, closed when its last user has left."""
+async def connected(site: dict[str, Any]) -> AsyncIterator[Client]:
+    """Give the client of a server: one per process and server, closed when its last user has left.
+
+    Args:
+        site: what every request says of the server, `ComputeServer.site()`.
+    """
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
-    key = json.dumps(server.site(), sort_keys=True)
-    client = clients.setdefault(key, Client(server))
+    key = json.dumps(site, sort_keys=True)
+    client = clients.setdefault(key, Client(site))
     client.users += 1
     try:
         yield client

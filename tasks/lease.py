@@ -89,7 +89,7 @@ async def _taken(client: Client, target: dict[str, str], wish: dict[str, dict[st
         raise
 
 
-@task(name="lock", persist_result=False, cache_policy=NO_CACHE)  # a cached lock would be no lock
+@task(name="lock", task_run_name="lock", persist_result=False, cache_policy=NO_CACHE)  # a cached lock would be no lock
 @in_sentences
 async def take_lock(client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder) -> Lease:
     """Take the session's lock, from a dead owner where facts say that it is dead."""
@@ -107,7 +107,7 @@ async def take_lock(client: Client, target: dict[str, str], wish: dict[str, dict
     return Lease(client, target, int(granted["manager_id"]), str(granted["incarnation"]))
 
 
-@task(name="release", persist_result=False, cache_policy=NO_CACHE)
+@task(name="release", task_run_name="release", persist_result=False, cache_policy=NO_CACHE)
 @in_sentences
 async def release_lock(lease: Lease) -> None:
     """Give the lock back, or mark it as abandoned where jobs may still run."""

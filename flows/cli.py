@@ -1,0 +1,189 @@
+"""The `sessionflow` command: what it accepts, and the exit codes it ends with."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trackers.errors import BadInputError, SessionflowError
+from trackers.names import ProcessingPipelines
+
+STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
+WORKING_VARIABLE = "SESSIONFLOW_WORKING"
+RUNNABLE = ("checksum", "preparation", "behavior", "archiving", "manifest")
+EXIT_CODES = "exit codes: 0 success, 1 a pipeline failed, 2 bad input, 3 somebody else is working on it"
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+SESSION_HELP = "PROJECT/ANIMAL/SESSION under --storage, or the path of the session's folder"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser; each command has its examples in its help."""
+    top = argparse.ArgumentParser(
+        prog="sessionflow",
+        description="Runs the processing pipelines of a neuroscience lab's recordings.",
+        epilog=f"try: sessionflow demo\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_run(commands)
+    _add_status(commands)
+    _add_lock(commands)
+    _add_tracker(commands)
+    _add_cancel(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out one command and exit."""
+    parsed = parser().parse_args(arguments)
+    try:
+        carry_out = pkgutil.resolve_name(parsed.carry_out)  # only now: --help need not wait for Prefect
+        code = carry_out(parsed)
+    except SessionflowError as error:
+        sys.stderr.write(f"sessionflow: {error}\n")
+        code = error.exit_code
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("sessionflow: ended on request; its jobs have ended and the lock is free\n")
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def roots(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the server's roots as requests name them.
+
+    Raises:
+        BadInputError: no storage root was given.
+    """
+    if not arguments.storage:
+        raise BadInputError(
+            f"No storage root was given. Nothing was done. Pass --storage FOLDER, or set {STORAGE_VARIABLE}."
+        )
+    storage = str(Path(arguments.storage).absolute())
+    working = str(Path(arguments.working).absolute()) if arguments.working else storage
+    return {"storage": storage, "working": working, "scheduler": "local"}
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    examples: Sequence[str],
+) -> argparse.ArgumentParser:
+    shown = "\n".join(f"  sessionflow {example}" for example in examples)
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n{shown}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_roots(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--storage",
+        metavar="FOLDER",
+        default=os.environ.get(STORAGE_VARIABLE),
+        help=f"the folder that holds the projects, on the slow, large volume (default: ${STORAGE_VARIABLE})",
+    )
+    command.add_argument(
+        "--working",
+        metavar="FOLDER",
+        default=os.environ.get(WORKING_VARIABLE),
+        help=f"the same on the fast volume (default: ${WORKING_VARIABLE}, else the storage folder: one volume)",
+    )
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "write a small project and process it, all on this computer"
+    command = _command(commands, "demo", summary, ["demo", "demo /tmp/try"])
+    command.add_argument(
+        "folder", nargs="?", default="sessionflow-demo", metavar="FOLDER", help="where (default: ./sessionflow-demo)"
+    )
+    command.set_defaults(carry_out="flows.demo:demo")
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    names = ["--project P", "--animal 305", "--session 2025-08-26-18-30-15-123456"]
+    where = f"--storage /data {' '.join(names)}"
+    run = _command(
+        commands, "run", "run one pipeline", [f"run checksum {where}", "run manifest --storage /data --project P"]
+    )
+    run.add_argument("pipeline", choices=RUNNABLE, metavar="PIPELINE", help=", ".join(RUNNABLE))
+    process = _command(
+        commands,
+        "process",
+        "run every eligible pipeline of one session",
+        [f"process {where}", f"process {where} --archive"],
+    )
+    for command in (run, process):
+        _add_roots(command)
+        command.add_argument("--project", required=True)
+        command.add_argument("--animal", required=command is process)
+        command.add_argument("--session", required=command is process, help="its UTC time, YYYY-MM-DD-HH-MM-SS-ffffff")
+        command.add_argument("--reprocess", action="store_true", help="run also what has succeeded before")
+        command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
+        command.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    run.add_argument("--regenerate", action="store_true", help="checksum: write a new one instead of verifying")
+    run.add_argument("--timezone", default="America/New_York", help="manifest: the zone of its dates")
+    process.add_argument("--archive", action="store_true", help="archive the results at the end")
+    run.set_defaults(carry_out="flows.cli_run:run")
+    process.set_defaults(carry_out="flows.cli_run:process")
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examples = [
+        "status P --storage /data",
+        "status P --animal 305 --notes",
+        "status --why P/305/2025-08-26-18-30-15-123456",
+    ]
+    command = _command(commands, "status", "show how far the sessions of a project are", examples)
+    command.add_argument("project", nargs="?", metavar="PROJECT")
+    command.add_argument("--animal", default="", help="this animal's sessions only")
+    command.add_argument("--notes", action="store_true", help="with the experimenter's notes")
+    command.add_argument("--why", metavar="SESSION", help=f"one session's results and history: {SESSION_HELP}")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_control:status")
+
+
+def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examples = [
+        "lock show P/305/2025-08-26-18-30-15-123456",
+        "lock release /data/P/305/2025-08-26-18-30-15-123456 --yes",
+    ]
+    command = _command(commands, "lock", "show who works on a session, or take its lock from them", examples)
+    command.add_argument("action", choices=("show", "release"))
+    command.add_argument("session", metavar="SESSION", help=SESSION_HELP)
+    command.add_argument("--abandon", action="store_true", help="release: also while jobs run; they are left alone")
+    command.add_argument("--yes", action="store_true", help="release: do not ask")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_control:lock")
+
+
+def _add_tracker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examples = ["tracker show P/305/2025-08-26-18-30-15-123456 behavior", "tracker reset P manifest --yes"]
+    command = _command(commands, "tracker", "show or reset what a pipeline's tracker file says", examples)
+    command.add_argument("action", choices=("show", "reset"))
+    command.add_argument("session", metavar="SESSION", help=f"{SESSION_HELP}; for the manifest, PROJECT")
+    command.add_argument("pipeline", metavar="PIPELINE", choices=[p.name.lower() for p in ProcessingPipelines])
+    command.add_argument("--yes", action="store_true", help="reset: do not ask")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_control:tracker")
+
+
+def _add_cancel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examples = ["cancel P/305/2025-08-26-18-30-15-123456"]
+    command = _command(commands, "cancel", "end every job of a session, whoever started it", examples)
+    command.add_argument("session", metavar="SESSION", help=SESSION_HELP)
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_control:cancel")

@@ -1,0 +1,129 @@
+"""The commands that look and clear up: status, lock, tracker, cancel. They need the server side, and no Prefect."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.cli import roots
+from flows.terminal import history_page, status_table
+from tasks.client import connected
+from trackers.errors import BadInputError
+
+SESSION_PARTS = 3
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print how far a project's sessions are, or all that is known of one session."""
+    if arguments.why:
+        site, target = session_target(arguments, arguments.why)
+        print(history_page(_ask(site, "why", **target)))
+        return 0
+    if not arguments.project:
+        raise BadInputError("Name a project, or a session with --why. Nothing was done.")
+    rows = _ask(roots(arguments), "status", project=arguments.project, animal=arguments.animal)
+    print(status_table(arguments.project, rows, notes=arguments.notes))
+    return 0
+
+
+def lock(arguments: argparse.Namespace) -> int:
+    """Show who holds a session, or free it."""
+    site, target = session_target(arguments, arguments.session)
+    found = _ask(site, "lock_show", **target)
+    print(f"{'/'.join(target.values())} is locked by {found['description']}.")
+    if found["live_jobs"]:
+        print(f"Jobs that run or wait: {', '.join(found['live_jobs'])}.")
+    if arguments.action == "show":
+        return 0
+    if found["manager_id"] == -1 and not found["live_jobs"]:
+        return 0
+    _confirm("Release the lock? Do so only if that manager is gone for good.", yes=arguments.yes)
+    taken = _ask(site, "lock_force", **target, abandon=arguments.abandon)["taken_from"]
+    print(f"Released; taken from {taken}.")
+    return 0
+
+
+def tracker(arguments: argparse.Namespace) -> int:
+    """Show or reset a tracker."""
+    site, target = _tracker_target(arguments)
+    target = {**target, "pipeline": arguments.pipeline.upper()}
+    found = _ask(site, "tracker_show", **target)
+    print(f"{found['path']}: {found['problem'] or found['status'] or 'has not run'}")
+    if manager := found.get("manager_id"):
+        print(f"It runs under manager {manager}.")
+    if arguments.action == "reset":
+        _confirm("Reset the tracker?", yes=arguments.yes)
+        _ask(site, "tracker_reset", **target)
+        print("Reset.")
+    return 0
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """End every job of a session."""
+    site, target = session_target(arguments, arguments.session)
+    found = _ask(site, "lock_show", **target)
+    print(f"{'/'.join(target.values())} is locked by {found['description']}.")
+    if not found["live_jobs"]:
+        print("None of its jobs runs or waits.")
+    else:
+        _confirm(f"End {', '.join(found['live_jobs'])}?", yes=arguments.yes)
+    outcome = _ask(site, "cancel_all", **target)
+    if outcome["ended"]:
+        print(f"Ended: {', '.join(outcome['ended'])}.")
+    if outcome["left"]:
+        print(f"Processes are left of: {', '.join(outcome['left'])}. Look for them on the server.")
+    return 1 if outcome["left"] else 0
+
+
+def session_target(arguments: argparse.Namespace, session: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the server's roots and the session that a word of the command line means.
+
+    Raises:
+        BadInputError: it is neither a session's folder nor PROJECT/ANIMAL/SESSION.
+    """
+    path = Path(session)
+    if path.is_absolute() or (path / "raw_data").is_dir():
+        path = path.absolute()
+        if len(path.parts) <= SESSION_PARTS:
+            raise BadInputError(f"{path} is no session's folder. Nothing was done.")
+        arguments.storage = str(path.parents[2])
+        names = path.parts[-SESSION_PARTS:]
+    else:
+        names = tuple(session.split("/"))
+    if len(names) != SESSION_PARTS:
+        raise BadInputError(f"{session!r} is neither a session's folder nor PROJECT/ANIMAL/SESSION. Nothing was done.")
+    return roots(arguments), dict(zip(("project", "animal", "session"), names, strict=True))
+
+
+def _tracker_target(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    if arguments.pipeline != "manifest":
+        return session_target(arguments, arguments.session)
+    path = Path(arguments.session)
+    if path.is_absolute():
+        arguments.storage = str(path.parent)
+    return roots(arguments), {"project": path.name if path.is_absolute() else arguments.session}
+
+
+def _ask(site: dict[str, str], call: str, **arguments: Any) -> Any:
+    async def asked() -> Any:
+        async with connected(site) as client:
+            return await client.ask(call, **arguments)
+
+    return asyncio.run(asked())
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Go on only with a person's word.
+
+    Raises:
+        BadInputError: it was not given.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise BadInputError(f"{question} Nobody is there to answer; pass --yes. Nothing was changed.")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise BadInputError("Nothing was changed.")

@@ -1,0 +1,87 @@
+"""The commands that run flows: one pipeline, or one session all the way."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from flows.cli import roots
+from flows.terminal import LiveProgress, report_table
+from trackers.errors import BadInputError
+
+# a command's own words are enough; the log of every run is in Prefect's database all the same
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+R = TypeVar("R")
+ONLY_FOR = {"regenerate": "checksum", "timezone": "manifest"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one pipeline and print what became of it."""
+    flow, options = _pipeline(arguments)
+    report = shown(lambda: flow(server=_server(arguments), requested_by=arguments.requested_by, **options))
+    print(report_table([report]))
+    for note in report.notes:
+        print(note)
+    return 0 if report.succeeded else 1
+
+
+def process(arguments: argparse.Namespace) -> int:
+    """Run every eligible pipeline of a session and print what became of them."""
+    from flows.process_session import process_session
+
+    report = shown(
+        lambda: process_session(
+            *(arguments.project, arguments.animal, arguments.session),
+            server=_server(arguments),
+            archive=arguments.archive,
+            reprocess=arguments.reprocess,
+            keep_job_logs=arguments.keep_job_logs,
+            requested_by=arguments.requested_by,
+        )
+    )
+    print(report_table(list(report.pipelines)))
+    return 0 if report.succeeded else 1
+
+
+def shown(work: Callable[[], Awaitable[R]]) -> R:
+    """Run a flow with its progress in the terminal."""
+    from tasks.jobs import OBSERVER
+
+    async def observed() -> R:
+        with LiveProgress() as observer:
+            OBSERVER.set(observer)
+            return await work()
+
+    return asyncio.run(observed())
+
+
+def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the flow that is meant and its parameters.
+
+    Raises:
+        BadInputError: an argument is missing or belongs to another pipeline.
+    """
+    from flows.manifest import manifest
+    from flows.process_session import FLOWS
+
+    common = {"project": arguments.project, "keep_job_logs": arguments.keep_job_logs}
+    if arguments.regenerate and arguments.pipeline != "checksum":
+        raise BadInputError("--regenerate is checksum's. Nothing was done.")
+    if arguments.pipeline == "manifest":
+        return manifest, {**common, "timezone": arguments.timezone}
+    if not arguments.animal or not arguments.session:
+        raise BadInputError(f"{arguments.pipeline} needs --animal and --session. Nothing was done.")
+    session = {"animal": arguments.animal, "session": arguments.session, "reprocess": arguments.reprocess}
+    flow = {p.name.lower(): f for p, f in FLOWS.items()}[arguments.pipeline]
+    return flow, {**common, **session, **({"regenerate": True} if arguments.regenerate else {})}
+
+
+def _server(arguments: argparse.Namespace) -> Any:
+    from tasks.compute_server import ComputeServer
+
+    site = roots(arguments)
+    return ComputeServer(storage_root=site["storage"], working_root=site["working"])

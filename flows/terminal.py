@@ -1,0 +1,172 @@
+"""What people see in a terminal: tables, a session's page, and live progress."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+COLUMNS = ("checksum", "preparation", "behavior", "suite2p", "video", "archiving")
+_STYLES = {
+    "succeeded": "green",
+    "completed": "green",
+    "done": "green",
+    "failed": "bold red",
+    "running": "cyan",
+    "corrupt": "bold red",
+    "aborted": "yellow",
+    "cancelled": "yellow",
+}
+WIDEST = 200
+
+
+def render(what: Any) -> str:
+    """Return a table or text as it looks in this terminal; plain text where the output is none."""
+    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+    file = io.StringIO()
+    Console(file=file, width=width, force_terminal=sys.stdout.isatty()).print(what)
+    return file.getvalue().rstrip("\n")
+
+
+def styled(word: str) -> Text:
+    """Return a status in its colour."""
+    return Text(word, style=_STYLES.get(word.split(" ", maxsplit=1)[0].lower(), ""))
+
+
+def status_table(project: str, rows: list[dict[str, Any]], *, notes: bool) -> str:
+    """Return a project's sessions × pipelines."""
+    table = Table(title=f"{project}: {len(rows)} sessions", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("animal", "session"):
+        table.add_column(column, no_wrap=True)
+    for column in ("type", "state", *COLUMNS, *(["notes"] if notes else [])):
+        table.add_column(column)
+    for row in rows:
+        names = (str(row["animal"]), str(row["session"]))
+        if row["problem"]:
+            table.add_row(*names, "", Text(str(row["problem"]), style="bold red"))
+            continue
+        cells = [styled(_cell(row["pipelines"][column.upper()])) for column in COLUMNS]
+        table.add_row(*names, row["session_type"], _state(row), *cells, *([row["notes"]] if notes else []))
+    return render(table)
+
+
+def history_page(page: dict[str, Any]) -> str:
+    """Return what is known of a session: how it is, what its results were made of, and all that was done."""
+    facts = page["facts"]
+    lines = [
+        f"{facts['target']}: {facts['session_type']}, {_state(facts)}",
+        f"locked by {facts['lock']['description']}",
+        "",
+        "Results",
+    ]
+    for result in page["results"]:
+        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        outputs = f"{len(result['outputs'])} outputs, {sum(int(o['size']) for o in result['outputs']):,} bytes"
+        raw_data = result["inputs"].get("raw_data_checksum") or "unknown"
+        lines += [
+            f"  {result['pipeline'].lower()}: {result['ended'][:19]} UTC, asked for by {result['requested_by'] or '?'}",
+            f"    settings {result['settings'] or 'none'}; versions {versions}",
+            f"    from raw_data with checksum {raw_data}; {outputs}",
+            *(f"    note: {note}" for note in result["notes"]),
+        ]
+    lines += ["", "History"]
+    for row in page["history"]:
+        if "problem" in row:
+            lines.append(f"  {row['name']}: {row['problem']}")
+            continue
+        asked = f", asked for by {row['requested_by']}" if row["requested_by"] else ""
+        lines.append(f"  {row['opened'][:19]} {row['name']} {row['status']}{asked}")
+        lines += [f"    {job}: {'; then '.join(attempts)}" for job, attempts in row["jobs"].items()]
+    return "\n".join(lines)
+
+
+def report_table(reports: list[Any]) -> str:
+    """Return session × pipeline, status, duration of what was run, then every failure; all `PipelineReport`s."""
+    table = Table(title="What was done", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("session", "pipeline", "status", "duration"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("")
+    previous = ""
+    for report in reports:
+        what = "skipped" if report.status is None else report.status.name.lower()
+        seconds = f"{report.seconds:.1f} s" if report.ran else ""
+        name = "" if report.target == previous else report.target
+        if name and previous:
+            table.add_section()
+        previous = report.target
+        table.add_row(
+            *(name, report.pipeline.name.lower(), styled(what), seconds), report.reason if report.succeeded else ""
+        )
+    failures = [report.sentence for report in reports if not report.succeeded]
+    return "\n\n".join([render(table), *failures])
+
+
+class LiveProgress:
+    """Shows the jobs of the submissions that are followed: a table in a terminal, else a line for each change."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, dict[str, Any]] = {}
+        self._said: dict[tuple[str, str], str] = {}
+        self._live = Live(get_renderable=self._table, refresh_per_second=8, transient=True) if _terminal() else None
+
+    def __enter__(self) -> Callable[[dict[str, Any]], None]:
+        """Begin; returns what is told of every change."""
+        if self._live is not None:
+            self._live.start()
+        return self._see
+
+    def __exit__(self, *_error: object) -> None:
+        """Take the table away."""
+        if self._live is not None:
+            self._live.stop()
+
+    def _see(self, view: dict[str, Any]) -> None:
+        name = f"{view['target']} {view['pipeline'].lower()}"
+        if view["status"] == "open":
+            self._views[name] = view
+        else:
+            self._views.pop(name, None)
+        for job in view["jobs"]:
+            self._say(name, job)
+
+    def _say(self, name: str, job: dict[str, Any]) -> None:
+        """Print a job's end, and without a terminal also its beginning."""
+        said = "blocked" if job["blocked"] else job["state"]
+        if self._said.get((name, job["name"])) == said:
+            return
+        self._said[name, job["name"]] = said
+        if job["ended"] or (self._live is None and said == "RUNNING"):
+            line = Text.assemble(f"{name} {job['name']} ", styled(said.lower()))
+            (self._live.console if self._live else Console()).print(line)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name, view in list(self._views.items()):
+            for job in view["jobs"]:
+                if not job["ended"]:
+                    table.add_row(name, job["name"], styled(job["state"].lower()), job["progress"])
+        return table
+
+
+def _terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _cell(facts: dict[str, Any]) -> str:
+    return f"{facts['status']} {facts['ended'][:10]}".strip()
+
+
+def _state(facts: dict[str, Any]) -> str:
+    if not facts["complete"]:
+        return str(facts["completeness"])
+    if facts["archived"]:
+        return "complete, archived"
+    return "complete"

@@ -1,0 +1,253 @@
+"""The rules that decide by facts: ended jobs, dead owners, admission, retries, eligibility. Every row of each table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows.eligibility import done, obstacle
+from flows.process_session import FLOWS, skip
+from tasks.reports import PipelineReport
+from tasks.retries import LOST_NODES, next_resources
+from trackers.graph import Resources
+from trackers.names import ProcessingPipelines, ProcessingStatus, SessionTypes
+from trackers.ownership import FlowRunFact, OpenSubmission, admit, owner_liveness
+from trackers.states import (
+    EXIT_RECORD_DEADLINE_SECONDS,
+    LOST_DEADLINE_SECONDS,
+    RECORD_GRACE_SECONDS,
+    ExitRecord,
+    JobState,
+    Sighting,
+    judge,
+)
+
+LONG = 10 * LOST_DEADLINE_SECONDS
+RUNNING_STATES = [JobState.RUNNING, JobState.COMPLETING]
+TERMINAL_STATES = [s for s in JobState if s.ended and s is not JobState.LOST]
+
+
+def seen(state: JobState, reason: str = "") -> Sighting:
+    return Sighting("seen", state, reason)
+
+
+@pytest.mark.parametrize("record", [None, ExitRecord(0), ExitRecord(1), ExitRecord(143, terminated=True)])
+@pytest.mark.parametrize("waited", [0.0, LONG])
+def test_could_not_ask_keeps_the_last_state_whatever_the_record_says(record: ExitRecord | None, waited: float) -> None:
+    assert judge(record, Sighting("unknown", None, "squeue timed out"), waited).state is None
+
+
+@pytest.mark.parametrize(
+    ("record", "state"),
+    [
+        (ExitRecord(0), JobState.COMPLETED),
+        (ExitRecord(3), JobState.FAILED),
+        (ExitRecord(143, terminated=True), JobState.CANCELLED),
+        (ExitRecord(0, terminated=True), JobState.CANCELLED),
+    ],
+)
+def test_record_and_absent_is_ended_as_the_record_says(record: ExitRecord, state: JobState) -> None:
+    assert judge(record, Sighting("absent"), 0).state is state
+
+
+@pytest.mark.parametrize("terminal", TERMINAL_STATES)
+def test_a_failure_record_takes_its_cause_from_a_terminal_scheduler(terminal: JobState) -> None:
+    expected = JobState.FAILED if terminal is JobState.COMPLETED else terminal
+    assert judge(ExitRecord(1), seen(terminal), 0).state is expected
+
+
+@pytest.mark.parametrize("terminal", TERMINAL_STATES)
+def test_a_success_record_is_a_success_whatever_the_scheduler_says(terminal: JobState) -> None:
+    assert judge(ExitRecord(0), seen(terminal), 0).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("state", [*RUNNING_STATES, JobState.PENDING])
+def test_a_record_waits_for_a_scheduler_that_still_runs_it_up_to_a_deadline(state: JobState) -> None:
+    assert judge(ExitRecord(0), seen(state), EXIT_RECORD_DEADLINE_SECONDS - 1).state is JobState.COMPLETING
+    assert judge(ExitRecord(0), seen(state), EXIT_RECORD_DEADLINE_SECONDS).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("state", TERMINAL_STATES)
+def test_without_a_record_a_terminal_job_has_ended_after_a_grace(state: JobState) -> None:
+    assert judge(None, seen(state), RECORD_GRACE_SECONDS - 1).state is JobState.COMPLETING
+    assert judge(None, seen(state), RECORD_GRACE_SECONDS).state is state
+
+
+@pytest.mark.parametrize("state", [JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.PLANNED])
+def test_without_a_record_a_job_that_lives_is_what_the_scheduler_says_for_ever(state: JobState) -> None:
+    assert judge(None, seen(state), LONG).state is state
+
+
+def test_absent_without_a_record_asks_accounting_and_is_lost_after_a_deadline() -> None:
+    verdict = judge(None, Sighting("absent"), LOST_DEADLINE_SECONDS - 1)
+    assert (verdict.state, verdict.ask_accounting) == (None, True)
+    assert judge(None, Sighting("absent"), LOST_DEADLINE_SECONDS).state is JobState.LOST
+
+
+@pytest.mark.parametrize(
+    ("flow_run", "gone", "expected"),
+    [
+        (FlowRunFact.TERMINAL, True, "dead"),
+        (FlowRunFact.TERMINAL, False, "dead"),
+        (FlowRunFact.TERMINAL, None, "dead"),
+        (FlowRunFact.ACTIVE, True, "dead"),
+        (FlowRunFact.ACTIVE, False, "alive"),
+        (FlowRunFact.ACTIVE, None, "alive"),
+        (FlowRunFact.UNKNOWN, True, "dead"),
+        (FlowRunFact.UNKNOWN, False, "alive"),
+        (FlowRunFact.UNKNOWN, None, "unknown"),
+    ],
+)
+def test_an_owner_is_dead_by_prefects_word_or_its_process(
+    flow_run: FlowRunFact, gone: bool | None, expected: str
+) -> None:
+    assert owner_liveness(flow_run, gone) == expected
+
+
+def open_submission(**changes: Any) -> OpenSubmission:
+    facts: dict[str, Any] = {
+        "pipeline": "BEHAVIOR",
+        "digest": "d1",
+        "manager_id": 7,
+        "account": "anna",
+        "live": True,
+        **changes,
+    }
+    return OpenSubmission(**facts)
+
+
+@pytest.mark.parametrize(
+    ("submissions", "wish", "account", "manager_id", "refused"),
+    [
+        ([], {"BEHAVIOR": "d1"}, "anna", 99, ""),
+        ([open_submission(live=False)], {"CHECKSUM": "x"}, "ben", 99, ""),
+        ([open_submission()], {"BEHAVIOR": "d1"}, "anna", 7, ""),
+        ([open_submission()], {"BEHAVIOR": "d1", "CHECKSUM": "x"}, "anna", 7, ""),
+        ([open_submission()], {"BEHAVIOR": "d2"}, "anna", 99, "other settings"),
+        ([open_submission()], {"CHECKSUM": "d1"}, "anna", 99, "other settings"),
+        ([open_submission()], {}, "anna", 99, "other settings"),
+        ([open_submission()], {"BEHAVIOR": "d1"}, "ben", 99, "anna"),
+        ([open_submission(), open_submission(pipeline="VIDEO", digest="v")], {"BEHAVIOR": "d1"}, "anna", 99, "VIDEO"),
+    ],
+)
+def test_live_jobs_admit_only_their_continuation(
+    submissions: list[OpenSubmission], wish: dict[str, str], account: str, manager_id: int, refused: str
+) -> None:
+    admission = admit(submissions, wish, 99, account)
+    assert bool(admission.refusal) == bool(refused)
+    assert refused in admission.refusal
+    assert refused or admission.manager_id == manager_id
+
+
+RESOURCES = Resources(cpus=1, memory_gb=4, minutes=60, maximum_memory_gb=10, maximum_minutes=100)
+
+
+@pytest.mark.parametrize(
+    ("state", "attempt", "memory", "minutes"),
+    [
+        (JobState.OUT_OF_MEMORY, 1, 8, 60),
+        (JobState.TIMEOUT, 1, 4, 100),
+        (JobState.NODE_FAIL, 1, 4, 60),
+        (JobState.PREEMPTED, LOST_NODES - 1, 4, 60),
+    ],
+)
+def test_a_job_is_retried_by_cause(state: JobState, attempt: int, memory: float, minutes: int) -> None:
+    resources = next_resources(state, attempt, RESOURCES)
+    assert resources is not None
+    assert (resources.memory_gb, resources.minutes) == (memory, minutes)
+
+
+@pytest.mark.parametrize(
+    ("state", "attempt", "resources"),
+    [
+        (JobState.FAILED, 1, RESOURCES),
+        (JobState.CANCELLED, 1, RESOURCES),
+        (JobState.LOST, 1, RESOURCES),
+        (JobState.COMPLETED, 1, RESOURCES),
+        (JobState.NODE_FAIL, LOST_NODES, RESOURCES),
+        (JobState.OUT_OF_MEMORY, 3, Resources(memory_gb=10, maximum_memory_gb=10)),
+        (JobState.OUT_OF_MEMORY, 1, Resources(memory_gb=10)),
+        (JobState.TIMEOUT, 1, Resources(minutes=10)),
+    ],
+)
+def test_nothing_else_is_retried(state: JobState, attempt: int, resources: Resources) -> None:
+    assert next_resources(state, attempt, resources) is None
+
+
+def facts(kind: str = "run training", **statuses: str) -> dict[str, Any]:
+    return {
+        "target": "P/1/S",
+        "session_type": SessionTypes(kind),
+        "complete": True,
+        "completeness": "complete",
+        "prepared": statuses.get("PREPARATION") == "succeeded",
+        "archived": False,
+        "pipelines": {p.name: {"status": statuses.get(p.name, ""), "ended": ""} for p in ProcessingPipelines},
+    }
+
+
+VERIFIED = {"CHECKSUM": "succeeded"}
+PREPARED = {**VERIFIED, "PREPARATION": "succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "known", "words"),
+    [
+        ("CHECKSUM", facts(), ""),
+        ("CHECKSUM", facts("window checking"), ""),
+        ("CHECKSUM", {**facts(), "complete": False, "completeness": "incomplete: no telomere.bin"}, "telomere"),
+        ("PREPARATION", facts(), "integrity"),
+        ("PREPARATION", facts(CHECKSUM="failed"), "integrity"),
+        ("PREPARATION", facts(**VERIFIED), ""),
+        ("PREPARATION", facts("window checking", **VERIFIED), "window checking"),
+        ("BEHAVIOR", facts(**VERIFIED), "not prepared"),
+        ("BEHAVIOR", facts(**PREPARED), ""),
+        ("BEHAVIOR", {**facts(**PREPARED), "prepared": False}, "not prepared"),
+        ("SUITE2P", facts("lick training", **PREPARED), "lick training"),
+        ("SUITE2P", facts("mesoscope experiment", **PREPARED), ""),
+        ("VIDEO", facts(**PREPARED), ""),
+        ("ARCHIVING", facts(**VERIFIED), "not prepared"),
+        ("ARCHIVING", facts(**PREPARED), ""),
+    ],
+)
+def test_a_pipeline_is_eligible_by_type_and_by_what_was_done(pipeline: str, known: dict[str, Any], words: str) -> None:
+    reason = obstacle(ProcessingPipelines[pipeline], known)
+    assert bool(reason) == bool(words)
+    assert words in reason
+
+
+def test_preparation_is_not_done_where_its_folder_is_gone() -> None:
+    assert done(ProcessingPipelines.PREPARATION, facts(**PREPARED))
+    assert not done(ProcessingPipelines.PREPARATION, {**facts(**PREPARED), "prepared": False})
+
+
+def skipped(known: dict[str, Any], *, archive: bool = False, reprocess: bool = False) -> dict[str, str]:
+    chosen = [p for p in FLOWS if archive or p is not ProcessingPipelines.ARCHIVING]
+    reports = {p.name: skip(p, known, chosen, [], reprocess) for p in chosen}
+    return {name: report.reason for name, report in reports.items() if report}
+
+
+def test_preparation_runs_only_for_a_later_pipeline() -> None:
+    assert "PREPARATION" not in skipped(facts(**VERIFIED))
+    everything = facts(**VERIFIED, BEHAVIOR="succeeded")
+    assert "no later pipeline" in skipped(everything)["PREPARATION"]
+    assert "PREPARATION" not in skipped(everything, archive=True)
+
+
+def test_an_archived_session_is_not_prepared_again_unless_asked() -> None:
+    archived = {**facts(**VERIFIED, ARCHIVING="succeeded"), "archived": True}
+    assert "archived" in skipped(archived)["PREPARATION"]
+    assert "PREPARATION" not in skipped(archived, reprocess=True)
+
+
+def test_nothing_is_archived_after_a_failure() -> None:
+    failed = PipelineReport(ProcessingPipelines.BEHAVIOR, "P/1/S", ProcessingStatus.FAILED, ran=True)
+    report = skip(ProcessingPipelines.ARCHIVING, facts(**PREPARED), list(FLOWS), [failed], reprocess=False)
+    assert report is not None
+    assert "earlier pipeline failed" in report.reason
+
+
+def test_every_pipeline_of_an_incomplete_session_is_skipped_with_the_reason() -> None:
+    incomplete = {**facts(), "complete": False, "completeness": "the session is incomplete"}
+    assert set(skipped(incomplete).values()) == {"the session is incomplete"}
