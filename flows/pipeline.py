@@ -321,9 +321,15 @@ async def project_pipeline(
 
 
 async def _follow(submitted: Submitted, stage: str, job: str) -> None:
-    """Follow a job; its stage is the tag and the prefix under which Prefect groups it."""
+    """Follow a job; its stage is the tag and the prefix under which Prefect groups it.
+
+    Raises:
+        Exception: it could not be followed; how the job itself ended stands in the submission.
+    """
     named: Any = follow.with_options(task_run_name=f"{stage}: {job}", tags=[stage])
-    await named(submitted, job, return_state=True)
+    state = await named(submitted, job, return_state=True)
+    if not state.is_completed() and not submitted.over(job):
+        await result_of(state)
 
 
 def _consider(run: Run, facts: Facts) -> None:

@@ -64,6 +64,11 @@ class Submitted:
         found: View = next(job for job in self.view["jobs"] if job["name"] == name)
         return found
 
+    def over(self, name: str) -> bool:
+        """Whether a job has ended, or will never start."""
+        job = self.job(name)
+        return bool(job["ended"] or job["blocked"])
+
     async def change(self) -> None:
         """Wait until something has changed.
 
@@ -127,11 +132,12 @@ async def follow(submitted: Submitted, name: str) -> State[Any]:
     """Follow a job to its end, through its retries; the run's state is how it ended."""
     logger = get_run_logger()
     said = ""
-    while not ((job := submitted.job(name))["ended"] or job["blocked"]) or await _retried(submitted, job):
-        if (words := describe(job)) != said:
+    while not submitted.over(name) or await _retried(submitted, submitted.job(name)):
+        if (words := describe(submitted.job(name))) != said:
             said = words
             logger.info("%s", words)
         await submitted.change()
+    job = submitted.job(name)
     if job["state"] == JobState.COMPLETED:
         return Completed()
     if job["blocked"] or job["state"] == JobState.CANCELLED:

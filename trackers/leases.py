@@ -33,10 +33,11 @@ def acquire(
     admission = admit(_open_submissions(target), _digests(target, wish), holder.manager_id, getpass.getuser())
     if admission.refusal:
         raise SessionLockedError(f"{target.name} cannot be taken: {admission.refusal}. Nothing was changed.")
+    state = target.lock.read() if dead is None else dead
+    if dead is None and not _ours(state, holder):
+        raise SessionLockedError(target.lock.refusal(state, f"Manager {holder.manager_id} was refused"))
     holder = replace(holder, manager_id=admission.manager_id, target=target.name)
-    granted = (
-        target.lock.take_over(dead, holder) if dead is not None else target.lock.acquire(holder.manager_id, holder)
-    )
+    granted = target.lock.take_over(state, holder)  # compare and swap: of two that came this far, one is refused
     _finish_trackers(target)
     return granted
 
@@ -70,6 +71,13 @@ def force_release(target: Target, *, abandon: bool = False) -> LockState | None:
         state = None
     target.lock.force_release()
     return state
+
+
+def _ours(state: LockState, asking: Holder) -> bool:
+    """Whether the lock is free, or held by an earlier process of the same manager or flow run."""
+    if state.free or state.manager_id == asking.manager_id:
+        return True
+    return state.holder is not None and asking.flow_run_id != "" and state.holder.flow_run_id == asking.flow_run_id
 
 
 def _open_submissions(target: Target) -> list[OpenSubmission]:

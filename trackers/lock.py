@@ -116,7 +116,7 @@ class SessionLock:
         with locked(self.file_path):
             state = self._read()
             if not state.free and state.manager_id != manager_id:
-                raise SessionLockedError(self._refusal(state, f"Manager {manager_id} was refused"))
+                raise SessionLockedError(self.refusal(state, f"Manager {manager_id} was refused"))
             self._take(holder, newly=state.free)
         return holder
 
@@ -130,7 +130,7 @@ class SessionLock:
         with locked(self.file_path):
             state = self._read()
             if state != expected:
-                raise SessionLockedError(self._refusal(state, "The lock changed hands meanwhile; nothing was taken"))
+                raise SessionLockedError(self.refusal(state, "The lock changed hands meanwhile; nothing was taken"))
             self._take(holder, newly=True)
         return holder
 
@@ -166,7 +166,7 @@ class SessionLock:
             if state.free:
                 return
             if state.manager_id != manager_id:
-                raise SessionLockedError(self._refusal(state, f"Manager {manager_id} cannot release it"))
+                raise SessionLockedError(self.refusal(state, f"Manager {manager_id} cannot release it"))
             if incarnation is not None:
                 self._current(incarnation)
             self._free()
@@ -190,7 +190,7 @@ class SessionLock:
                 "Nothing was changed. Take the lock first."
             )
         if state.manager_id != manager_id:
-            raise SessionLockedError(self._refusal(state, f"Manager {manager_id} may not work on it"))
+            raise SessionLockedError(self.refusal(state, f"Manager {manager_id} may not work on it"))
 
     def read(self) -> LockState:
         """Return who holds the lock; a missing file is a free lock, and stays missing.
@@ -238,7 +238,7 @@ class SessionLock:
         state = self._read()
         if state.holder is None or state.holder.incarnation != incarnation:
             raise StaleLeaseError(
-                self._refusal(state, "The lock has passed to another process; this request was refused")
+                self.refusal(state, "The lock has passed to another process; this request was refused")
             )
         return state.holder
 
@@ -272,7 +272,8 @@ class SessionLock:
     def _session(self) -> Path:
         return self.file_path.parent.parent
 
-    def _refusal(self, state: LockState, event: str) -> str:
+    def refusal(self, state: LockState, event: str) -> str:
+        """Say who holds the lock, what was refused therefore, and how to clear it."""
         return (
             f"{self._session} is locked by {state.describe()}. {event}; nothing was changed. "
             f"If that manager is gone for good: sessionflow lock release {shlex.quote(str(self._session))}"
