@@ -20,11 +20,11 @@ def status(arguments: argparse.Namespace) -> int:
     """Print how far a project's sessions are, or all that is known of one session."""
     if arguments.why:
         site, target = session_target(arguments, arguments.why)
-        print(history_page(_ask(site, "why", **target)))
+        print(history_page(ask(site, "why", **target)))
         return 0
     if not arguments.project:
         raise BadInputError("Name a project, or a session with --why. Nothing was done.")
-    rows = _ask(roots(arguments), "status", project=arguments.project, animal=arguments.animal)
+    rows = ask(roots(arguments), "status", project=arguments.project, animal=arguments.animal)
     print(status_table(arguments.project, rows, notes=arguments.notes))
     return 0
 
@@ -32,7 +32,7 @@ def status(arguments: argparse.Namespace) -> int:
 def lock(arguments: argparse.Namespace) -> int:
     """Show who holds a session, or free it."""
     site, target = session_target(arguments, arguments.session)
-    found = _ask(site, "lock_show", **target)
+    found = ask(site, "lock_show", **target)
     print(f"{'/'.join(target.values())} is locked by {found['description']}.")
     if found["live_jobs"]:
         print(f"Jobs that run or wait: {', '.join(found['live_jobs'])}.")
@@ -41,7 +41,7 @@ def lock(arguments: argparse.Namespace) -> int:
     if found["manager_id"] == -1 and not found["live_jobs"]:
         return 0
     _confirm("Release the lock? Do so only if that manager is gone for good.", yes=arguments.yes)
-    taken = _ask(site, "lock_force", **target, abandon=arguments.abandon)["taken_from"]
+    taken = ask(site, "lock_force", **target, abandon=arguments.abandon)["taken_from"]
     print(f"Released; taken from {taken}.")
     return 0
 
@@ -50,13 +50,13 @@ def tracker(arguments: argparse.Namespace) -> int:
     """Show or reset a tracker."""
     site, target = _tracker_target(arguments)
     target = {**target, "pipeline": arguments.pipeline.upper()}
-    found = _ask(site, "tracker_show", **target)
+    found = ask(site, "tracker_show", **target)
     print(f"{found['path']}: {found['problem'] or found['status'] or 'has not run'}")
     if manager := found.get("manager_id"):
         print(f"It runs under manager {manager}.")
     if arguments.action == "reset":
         _confirm("Reset the tracker?", yes=arguments.yes)
-        _ask(site, "tracker_reset", **target)
+        ask(site, "tracker_reset", **target)
         print("Reset.")
     return 0
 
@@ -64,13 +64,13 @@ def tracker(arguments: argparse.Namespace) -> int:
 def cancel(arguments: argparse.Namespace) -> int:
     """End every job of a session."""
     site, target = session_target(arguments, arguments.session)
-    found = _ask(site, "lock_show", **target)
+    found = ask(site, "lock_show", **target)
     print(f"{'/'.join(target.values())} is locked by {found['description']}.")
     if not found["live_jobs"]:
         print("None of its jobs runs or waits.")
     else:
         _confirm(f"End {', '.join(found['live_jobs'])}?", yes=arguments.yes)
-    outcome = _ask(site, "cancel_all", **target)
+    outcome = ask(site, "cancel_all", **target)
     if outcome["ended"]:
         print(f"Ended: {', '.join(outcome['ended'])}.")
     if outcome["left"]:
@@ -107,7 +107,9 @@ def _tracker_target(arguments: argparse.Namespace) -> tuple[dict[str, str], dict
     return roots(arguments), {"project": path.name if path.is_absolute() else arguments.session}
 
 
-def _ask(site: dict[str, str], call: str, **arguments: Any) -> Any:
+def ask(site: dict[str, Any], call: str, **arguments: Any) -> Any:
+    """Ask the server side one thing."""
+
     async def asked() -> Any:
         async with connected(site) as client:
             return await client.ask(call, **arguments)

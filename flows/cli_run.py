@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,11 +11,7 @@ from flows.cli import roots
 from flows.terminal import LiveProgress, report_table
 from trackers.errors import BadInputError
 
-# a command's own words are enough; the log of every run is in Prefect's database all the same
-os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-
 R = TypeVar("R")
-ONLY_FOR = {"regenerate": "checksum", "timezone": "manifest"}
 
 
 def run(arguments: argparse.Namespace) -> int:

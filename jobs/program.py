@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -98,6 +99,21 @@ class Progress:
         if now >= self._next or done >= self._total:
             self._next = now + PROGRESS_SECONDS
             print(f"progress {done:g}/{self._total:g} {self._unit}", flush=True)
+
+
+class ByteProgress:
+    """Progress in MB, told by several threads how many bytes were done."""
+
+    def __init__(self, total: int) -> None:
+        self._progress = Progress(round(total / 1e6, 1), "MB")
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, count: int) -> None:
+        """Count bytes."""
+        with self._lock:
+            self._done += count
+            self._progress.show(round(self._done / 1e6, 1))
 
 
 def run(main: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import stat
@@ -17,13 +18,15 @@ import yaml
 from trackers.errors import FileSystemError, LockTimeoutError, TrackerCorruptError
 
 LOCK_TIMEOUT_SECONDS = 10.0
-_POLL_SECONDS = 0.002  # filelock asks again and again; at its own 0.05 s a waiter starves beside busy neighbours
+_POLL_SECONDS = 0.0005  # filelock asks again and again; at its own 0.05 s a waiter starves beside busy neighbours
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: type[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def atomic_write(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes, *, more_to_come: bool = False) -> None:
     """Replace `path` whole: a temporary file beside it, fsync, rename, fsync of the directory.
+
+    With `more_to_come`, the directory is left to the next write in it, which makes both renames durable in this order.
 
     The file keeps its directory's group, and is group-writable where the directory is, so that every account of a lab
     can continue what another one began.
@@ -31,24 +34,26 @@ def atomic_write(path: Path, content: bytes) -> None:
     Raises:
         FileSystemError: the volume is full, read-only or does not permit it; what stood in `path` is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    folder, name = os.path.split(path)  # strings: this runs hundreds of times a second
+    temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
     try:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
-                _follow_directory(descriptor, os.fstat(directory))
+                follow_directory(descriptor, os.fstat(directory))
                 _write_all(descriptor, content)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            os.replace(temporary, path)  # noqa: PTH105 - this runs hundreds of times a second
-            os.fsync(directory)
+            os.replace(temporary, path)  # noqa: PTH105
+            if not more_to_come:
+                os.fsync(directory)
         finally:
             os.close(directory)
     except OSError as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary)  # noqa: PTH108
         raise FileSystemError(
             f"{path} could not be written: {error.strerror or error}. What stood there before is unchanged."
         ) from error
@@ -68,7 +73,7 @@ def make_directory(path: Path) -> None:
         path.mkdir()
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _follow_directory(descriptor, path.parent.stat())
+            follow_directory(descriptor, path.parent.stat())
         finally:
             os.close(descriptor)
     except FileExistsError:
@@ -88,22 +93,31 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
         LockTimeoutError: another program held it for `timeout` seconds (10 unless given).
         FileSystemError: the file system has no flock, or does not permit this account to take the lock.
     """
-    lock_path = path.with_name(path.name + ".lock")
+    lock_path = f"{path}.lock"
     timeout = LOCK_TIMEOUT_SECONDS if timeout is None else timeout
     try:
-        if not lock_path.exists():
+        if not os.path.exists(lock_path):  # noqa: PTH110 - this runs hundreds of times a second
             make_directory(path.parent)
-            _create_like_directory(lock_path)
-        lock = filelock.FileLock(lock_path, timeout=timeout, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
+            _create_like_directory(Path(lock_path))
+        lock = _file_lock(lock_path, timeout)
         lock.acquire()
     except filelock.Timeout:
-        raise LockTimeoutError(lock_path, timeout) from None
+        raise LockTimeoutError(Path(lock_path), timeout) from None
     except (OSError, NotImplementedError) as error:
-        raise FileSystemError(_lock_refusal(lock_path, error)) from error
+        raise FileSystemError(_lock_refusal(Path(lock_path), error)) from error
     try:
         yield
     finally:
         lock.release()
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_lock(lock_path: str, timeout: float) -> filelock.BaseFileLock:
+    """Return a lock object, whose making costs more than its taking; what it holds, each thread holds for itself."""
+    return filelock.FileLock(lock_path, timeout=timeout, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
+
+
+os.register_at_fork(after_in_child=_file_lock.cache_clear)  # a lock object serves the process that made it
 
 
 def load_yaml(path: Path, remedy: str) -> dict[str, Any]:
@@ -144,12 +158,12 @@ def _create_like_directory(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            _follow_directory(descriptor, path.parent.stat())
+            follow_directory(descriptor, path.parent.stat())
         finally:
             os.close(descriptor)
 
 
-def _follow_directory(descriptor: int, directory: os.stat_result) -> None:
+def follow_directory(descriptor: int, directory: os.stat_result) -> None:
     """Give a new file or folder its directory's group, and that group the directory's right to write."""
     own = os.fstat(descriptor)
     with contextlib.suppress(PermissionError):  # an account outside the group still gets a file that is its own

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
+import json
+import re
 import secrets
 import shlex
 import socket
@@ -12,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from trackers.errors import FileSystemError, SessionLockedError, StaleLeaseError, TrackerCorruptError
-from trackers.files import atomic_write, dump_yaml, load_yaml, locked
+from trackers.files import atomic_write, load_yaml, locked
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
 from trackers.processes import ProcessIdentity
 
-_FREE = {"file_path": None, "_manager_id": NOBODY, "_lock_path": None}
+_TEXT = "---\nfile_path: null\n_manager_id: {}\n_lock_path: null\n...\n"
+_PATTERN = re.compile(_TEXT.replace(".", "[.]").format("(-1|[0-9]{1,20})").encode())
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Holder:
     manager_id: int
     incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
     host: str = field(default_factory=socket.gethostname)
-    user: str = field(default_factory=getpass.getuser)
+    user: str = field(default_factory=functools.cache(getpass.getuser))
     requested_by: str = ""
     flow_run_id: str = ""
     flow_run_name: str = ""
@@ -162,11 +166,11 @@ class SessionLock:
         """
         validate_manager_id(manager_id)
         with locked(self.file_path):
-            state = self._read()
-            if state.free:
+            held_by = self._read_manager_id()
+            if held_by == NOBODY:
                 return
-            if state.manager_id != manager_id:
-                raise SessionLockedError(self.refusal(state, f"Manager {manager_id} cannot release it"))
+            if held_by != manager_id:
+                raise SessionLockedError(self.refusal(self._read(), f"Manager {manager_id} cannot release it"))
             if incarnation is not None:
                 self._current(incarnation)
             self._free()
@@ -205,18 +209,7 @@ class SessionLock:
                 return self._read()
 
     def _read(self) -> LockState:
-        remedy = f"Look at it, then reset it with: sessionflow lock release {shlex.quote(str(self._session))}"
-        try:
-            data = load_yaml(self.file_path, remedy)
-        except FileNotFoundError:
-            return LockState(NOBODY)
-        manager_id = data.get("_manager_id")
-        if (
-            isinstance(manager_id, bool)
-            or not isinstance(manager_id, int)
-            or not NOBODY <= manager_id <= MAXIMUM_MANAGER_ID
-        ):
-            raise TrackerCorruptError(self.file_path, f"_manager_id is {manager_id!r:.60}, no manager id", remedy)
+        manager_id = self._read_manager_id()
         if manager_id == NOBODY:
             return LockState(NOBODY)
         holder, problem = self._read_holder()
@@ -226,12 +219,30 @@ class SessionLock:
             )
         return LockState(manager_id, holder, problem)
 
+    def _read_manager_id(self) -> int:
+        """Read the lock file: as we and 5.1.0 write it by its text, which is faster, any other YAML as YAML."""
+        try:
+            content = self.file_path.read_bytes()
+        except FileNotFoundError:
+            return NOBODY
+        if match := _PATTERN.fullmatch(content):
+            manager_id: Any = int(match[1])
+        else:
+            manager_id = load_yaml(self.file_path, self._remedy).get("_manager_id")
+        if (
+            isinstance(manager_id, bool)
+            or not isinstance(manager_id, int)
+            or not NOBODY <= manager_id <= MAXIMUM_MANAGER_ID
+        ):
+            raise TrackerCorruptError(self.file_path, f"_manager_id is {manager_id!r:.60}, no manager id", self._remedy)
+        return manager_id
+
     def _read_holder(self) -> tuple[Holder | None, str]:
         try:
-            return _parse_holder(load_yaml(self.holder_path, "")), ""
+            return _parse_holder(json.loads(self.holder_path.read_bytes())), ""
         except FileNotFoundError:
             return None, ""
-        except (TrackerCorruptError, TypeError, ValueError, OSError):
+        except (TypeError, ValueError, AttributeError, OSError):
             return None, f"{self.holder_path.name} cannot be read"
 
     def _current(self, incarnation: str) -> Holder:
@@ -250,23 +261,27 @@ class SessionLock:
         return holder
 
     def _take(self, holder: Holder, *, newly: bool) -> None:
-        self._write_holder(holder)  # first: a crash in between leaves the lock as it was, and a holder that is ignored
-        if newly or self._read().manager_id != holder.manager_id:
-            atomic_write(self.file_path, dump_yaml({**_FREE, "_manager_id": holder.manager_id}))
+        # the holder first: a crash in between leaves the lock as it was, and a holder that is ignored
+        self._write_holder(holder, more_to_come=newly)
+        if newly:
+            atomic_write(self.file_path, _TEXT.format(holder.manager_id).encode())
 
-    def _write_holder(self, holder: Holder) -> None:
-        data = asdict(holder)
-        data["submissions"] = list(holder.submissions)
-        atomic_write(self.holder_path, dump_yaml(data))
+    def _write_holder(self, holder: Holder, *, more_to_come: bool = False) -> None:
+        content = json.dumps(asdict(holder), indent=1, ensure_ascii=False)  # JSON is YAML, and written faster
+        atomic_write(self.holder_path, content.encode(errors="surrogateescape") + b"\n", more_to_come=more_to_come)
 
     def _free(self) -> None:
-        atomic_write(self.file_path, dump_yaml(_FREE))
+        atomic_write(self.file_path, _TEXT.format(NOBODY).encode())
         try:
             self.holder_path.unlink(missing_ok=True)
         except OSError as error:
             raise FileSystemError(
                 f"{self.holder_path} could not be removed: {error.strerror}. The lock is free."
             ) from error
+
+    @property
+    def _remedy(self) -> str:
+        return f"Look at it, then reset it with: sessionflow lock release {shlex.quote(str(self._session))}"
 
     @property
     def _session(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class ProcessIdentity:
             return True
 
 
+@functools.cache
 def boot_id() -> str:
     """Return this boot's random id, or an empty string where there is none (random(4))."""
     try:

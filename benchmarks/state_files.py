@@ -1,0 +1,158 @@
+"""Trackers and locks per second, against a floor that does nothing but the same system calls, as often."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trackers import files
+from trackers.lock import SessionLock
+from trackers.tracker import ProcessingTracker
+
+SECONDS = 3.0
+PROCESSES = (1, 8)
+MANAGER_ID = 1  # the same for all processes, as for the jobs of one pipeline: nobody is refused, all contend
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What some processes did together.
+
+    Attributes:
+        cycles: how many, in all.
+        slowest: the longest one, seconds.
+        locks, writes: how often a file was locked, and replaced.
+    """
+
+    cycles: int
+    slowest: float
+    locks: int
+    writes: int
+
+    @property
+    def per_second(self) -> float:
+        """Cycles a second."""
+        return self.cycles / SECONDS
+
+
+def tracker_cycle(directory: Path) -> Callable[[], None]:
+    """Return what starts and stops a tracker."""
+    tracker = ProcessingTracker(directory / "behavior_processing_tracker.yaml")
+
+    def cycle() -> None:
+        tracker.start(MANAGER_ID)
+        tracker.stop(MANAGER_ID)
+
+    return cycle
+
+
+def lock_cycle(directory: Path) -> Callable[[], None]:
+    """Return what takes and releases a session lock."""
+    lock = SessionLock(directory / "session_lock.yaml")
+
+    def cycle() -> None:
+        lock.acquire(MANAGER_ID)
+        lock.release(MANAGER_ID)
+
+    return cycle
+
+
+def floor_cycle(directory: Path, locks: float, writes: float) -> Callable[[], None]:
+    """Return what locks and replaces a file as often as a cycle did, on average, and nothing else."""
+    path, lock_path = directory / "floor", directory / "floor.lock"
+    content = b"x" * 170  # a tracker's size
+    owed = {"locks": 0.0, "writes": 0.0}
+
+    def cycle() -> None:
+        owed["locks"] += locks
+        owed["writes"] += writes
+        while owed["locks"] >= 1:
+            owed["locks"] -= 1
+            descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while owed["writes"] >= owed["locks"] + 1:  # the last of a cycle's locks writes what is left
+                owed["writes"] -= 1
+                _replace(path, content)
+            os.close(descriptor)
+
+    return cycle
+
+
+def measure(make: Callable[..., Callable[[], None]], processes: int, *arguments: float) -> Measured:
+    """Have some processes cycle on the same files for a while."""
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name, context.Pool(processes) as pool:
+        parts = pool.starmap(_work, [(make, Path(name), arguments)] * processes, chunksize=1)
+    return Measured(
+        sum(p.cycles for p in parts),
+        max(p.slowest for p in parts),
+        sum(p.locks for p in parts),
+        sum(p.writes for p in parts),
+    )
+
+
+def rows() -> list[tuple[str, ...]]:
+    """Measure and return the table's rows: what, processes, per second, floor, ratio, slowest."""
+    found = []
+    for name, make in (("tracker start + stop", tracker_cycle), ("lock take + release", lock_cycle)):
+        for processes in PROCESSES:
+            ours = measure(make, processes)
+            floor = measure(floor_cycle, processes, ours.locks / ours.cycles, ours.writes / ours.cycles)
+            found.append(
+                (
+                    name,
+                    str(processes),
+                    f"{ours.per_second:,.0f}/s",
+                    f"{floor.per_second:,.0f}/s",
+                    f"{floor.per_second / ours.per_second:.2f}",
+                    f"{ours.slowest:.3f} s",
+                )
+            )
+    return found
+
+
+def _work(make: Callable[..., Callable[[], None]], directory: Path, arguments: tuple[float, ...]) -> Measured:
+    counts = _count()
+    cycle = make(directory, *arguments)
+    cycles, slowest, end = 0, 0.0, time.perf_counter() + SECONDS
+    while (began := time.perf_counter()) < end:
+        cycle()
+        slowest = max(slowest, time.perf_counter() - began)
+        cycles += 1
+    return Measured(cycles, slowest, counts["locks"], counts["writes"])
+
+
+def _count() -> dict[str, int]:
+    """Count, in this process, what our own files do."""
+    counts = {"locks": 0, "writes": 0}
+    flock, replace = fcntl.flock, os.replace
+
+    def counting_flock(descriptor: int, operation: int) -> None:
+        flock(descriptor, operation)
+        counts["locks"] += operation & fcntl.LOCK_EX > 0
+
+    def counting_replace(source: Path, target: Path) -> None:
+        counts["writes"] += 1
+        replace(source, target)
+
+    fcntl.flock = counting_flock
+    files.os.replace = counting_replace  # type: ignore[attr-defined]
+    return counts
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = f"{path}.{os.getpid()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    os.write(descriptor, content)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    os.replace(temporary, path)  # noqa: PTH105 - the floor has no Path in it
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)

@@ -1,0 +1,121 @@
+"""The demo: a small project in the lab's own formats, written and processed on this computer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.cli_control import ask
+from flows.cli_run import shown
+from flows.terminal import report_table
+from tasks.compute_server import ComputeServer
+from tasks.reports import PipelineReport
+from trackers.errors import BadInputError
+from trackers.names import ProcessingPipelines, ProcessingStatus
+
+NEEDS = ("polars", "numpy", "ataraxis_data_structures")
+
+
+def demo(folder: Path) -> int:
+    """Write the example project into `folder` and process all of its sessions; return the exit code.
+
+    The damaged session's failure is expected: the code is 0 where it is the only one.
+    """
+    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+        raise BadInputError(
+            f"The demo needs {', '.join(missing)}, not installed here. Nothing was done. "
+            "Install the extra: pip install 'sessionflow[demo]'"
+        )
+    started = time.monotonic()
+    storage, working = folder / "storage", folder / "working"
+    project = _generated(storage)
+    working.mkdir(exist_ok=True)
+    server = ComputeServer(storage_root=str(storage), working_root=str(working))
+    print(
+        f"Project {project['project']}: {len(project['sessions'])} sessions in {storage}. Prefect starts …", flush=True
+    )
+    failed_before = _failed_before(server, project)
+    reports = shown(lambda: _process(server, project, failed_before))
+    print(f"\n{report_table(reports)}\n")
+    print(_where(folder, project["project"], time.monotonic() - started))
+    return 0 if _as_expected(reports, project) else 1
+
+
+def _generated(storage: Path) -> dict[str, Any]:
+    """Have the example project written, unless it is there; return what is in it."""
+    storage.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "jobs.generate", str(storage)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BadInputError(done.stderr.strip() or f"jobs.generate ended with {done.returncode}")
+    project: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return project
+
+
+async def _process(
+    server: ComputeServer, project: dict[str, Any], failed_before: dict[str, PipelineReport]
+) -> list[PipelineReport]:
+    """Process session after session; the first good one is archived as well."""
+    from flows.process_session import process_session
+
+    reports: list[PipelineReport] = []
+    to_archive = next(s["session"] for s in project["sessions"] if s["kind"] == "good")
+    for session in project["sessions"]:
+        name = session["session"]
+        if name in failed_before:
+            reports.append(failed_before[name])
+            continue
+        report = await process_session(
+            *(project["project"], session["animal"], name),
+            server=server,
+            archive=name == to_archive,
+            requested_by=os.environ.get("USER", ""),
+        )
+        reports += report.pipelines
+    manifests = [r for r in reports if r.pipeline is ProcessingPipelines.MANIFEST]
+    return [r for r in reports if r not in manifests] + manifests[-1:]
+
+
+def _failed_before(server: ComputeServer, project: dict[str, Any]) -> dict[str, PipelineReport]:
+    """Return, by session, the checksums that an earlier demo found wrong: damage does not heal by asking again."""
+    rows = ask(server.site(), "status", project=project["project"])
+    return {
+        row["session"]: PipelineReport(
+            ProcessingPipelines.CHECKSUM,
+            row["target"],
+            ProcessingStatus.FAILED,
+            ran=False,
+            reason="it failed before; the demo does not try it again",
+        )
+        for row in rows
+        if not row["problem"] and row["pipelines"]["CHECKSUM"]["status"] == "failed"
+    }
+
+
+def _as_expected(reports: list[PipelineReport], project: dict[str, Any]) -> bool:
+    damaged = {s["session"] for s in project["sessions"] if s["kind"] == "damaged"}
+    failed = {r.target.rsplit("/", maxsplit=1)[-1] for r in reports if not r.succeeded}
+    return failed == damaged
+
+
+def _where(folder: Path, project: str, seconds: float) -> str:
+    look = "prefect server start, then open http://127.0.0.1:4200 in a browser"
+    if api := os.environ.get("PREFECT_API_URL"):
+        look = f"open {api.removesuffix('/api')} in a browser"
+    return "\n".join(
+        [
+            f"Done in {seconds:.0f} s. The damaged session was to be caught, and the incomplete one to be left alone.",
+            f"  results    {folder / 'working' / project}  (processed_data) and",
+            f"             {folder / 'storage' / project}  (archived_data, and the manifest, a feather file)",
+            f"  overview   sessionflow status {project} --storage {folder / 'storage'} --working {folder / 'working'}",
+            f"  the runs   {look}",
+            "Run it again: everything is done, and nothing is done twice.",
+        ]
+    )
