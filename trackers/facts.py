@@ -21,15 +21,6 @@ SESSION_PIPELINES = tuple(
     for p in ProcessingPipelines
     if p not in PROJECT_PIPELINES | {ProcessingPipelines.MULTIDAY, ProcessingPipelines.FORGING}
 )
-BEHAVIOR_LOGS = {  # job name → the DataLogger source whose archive it reads
-    "runtime": 1,
-    "face-camera": 51,
-    "left-camera": 62,
-    "right-camera": 73,
-    "actor": 101,
-    "sensor": 152,
-    "encoder": 203,
-}
 
 
 def describe(target: Target) -> dict[str, Any]:
@@ -48,7 +39,6 @@ def describe(target: Target) -> dict[str, Any]:
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
         "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
         "lock": lock_facts(target),
-        "behavior_logs": [name for name, source in BEHAVIOR_LOGS.items() if _has_log(paths, source)],
     }
 
 
@@ -170,10 +160,6 @@ def _notes(paths: SessionPaths) -> str:
     with contextlib.suppress(OSError, SessionflowError):
         return str(load_yaml(paths.raw_data / "session_descriptor.yaml", "").get("experimenter_notes") or "")
     return ""
-
-
-def _has_log(paths: SessionPaths, source: int) -> bool:
-    return any((root / "behavior_data" / f"{source}_log.npz").exists() for root in (paths.source_data, paths.raw_data))
 
 
 def _filled(directory: Path) -> bool:
