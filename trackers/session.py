@@ -75,8 +75,8 @@ def load_session(paths: SessionPaths) -> SessionData:
 
 
 def _the_one_file(paths: SessionPaths) -> Path:
-    places = {*paths.storage_directory.glob(SESSION_DATA), *paths.raw_data.rglob(SESSION_DATA)}
-    found = sorted(places)
+    # as deep as a misplaced copy is likely to lie: a search through all of raw_data reads thousands of entries
+    found = sorted(p for depth in ("", "*/", "*/*/") for p in paths.storage_directory.glob(depth + SESSION_DATA))
     expected = paths.raw_data / SESSION_DATA
     if not found:
         raise SessionDataError(f"{paths} has no {SESSION_DATA}: {expected} is missing. Nothing was touched.")
