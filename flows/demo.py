@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -22,8 +23,8 @@ from trackers.names import ProcessingPipelines, ProcessingStatus
 NEEDS = ("polars", "numpy", "ataraxis_data_structures")
 
 
-def demo(folder: Path) -> int:
-    """Write the example project into `folder` and process all of its sessions; return the exit code.
+def demo(arguments: argparse.Namespace) -> int:
+    """Write the example project into a folder and process all of its sessions; return the exit code.
 
     The damaged session's failure is expected: the code is 0 where it is the only one.
     """
@@ -32,6 +33,7 @@ def demo(folder: Path) -> int:
             f"The demo needs {', '.join(missing)}, not installed here. Nothing was done. "
             "Install the extra: pip install 'sessionflow[demo]'"
         )
+    folder = Path(arguments.folder).absolute()
     started = time.monotonic()
     storage, working = folder / "storage", folder / "working"
     project = _generated(storage)

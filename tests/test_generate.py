@@ -1,0 +1,92 @@
+"""The example project: the same bytes for the same seed, in the lab's formats, with a known truth."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.behavior import SOURCES, extract
+from jobs.checksum import verify
+from jobs.generate import DemoProject, existing_project, generate_project
+from trackers.errors import BadInputError, JobFailedError
+from trackers.layout import SessionPaths, Volumes
+from trackers.session import Completeness, completeness, load_session
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("storage")
+    subprocess.run([sys.executable, "-P", "-m", "jobs.generate", str(root)], check=True, capture_output=True)
+    return root
+
+
+def project(storage: Path) -> DemoProject:
+    found = existing_project(storage)
+    assert found is not None
+    return found
+
+
+def sessions(storage: Path) -> list[tuple[str, SessionPaths]]:
+    volumes = Volumes(storage, storage)
+    return [(s.kind, SessionPaths(volumes, "demo", s.animal, s.session)) for s in project(storage).sessions]
+
+
+def test_two_animals_and_four_sessions_one_incomplete_one_damaged(storage: Path) -> None:
+    found = project(storage)
+    assert len({s.animal for s in found.sessions}) == 2
+    assert sorted(s.kind for s in found.sessions) == ["damaged", "good", "good", "incomplete"]
+
+
+def test_what_is_wrong_with_a_session_is_what_its_kind_says(storage: Path) -> None:
+    for kind, paths in sessions(storage):
+        load_session(paths)
+        complete = completeness(paths.raw_data) is Completeness.COMPLETE
+        assert complete == (kind != "incomplete")
+        paths.tracking_data.mkdir(exist_ok=True)
+        if kind == "good":
+            verify(paths)
+        elif kind == "damaged":
+            with pytest.raises(JobFailedError, match="face_camera"):
+                verify(paths)
+
+
+def test_the_logs_hold_what_was_planted(storage: Path) -> None:
+    for session, (_, paths) in zip(project(storage).sessions, sessions(storage), strict=True):
+        tables = {}
+        for source in SOURCES:
+            tables.update(extract(paths, load_session(paths), source)[0])
+        distance = tables["behavior_data/encoder_data"]["traveled_distance_cm"]
+        assert distance.to_list()[-1] == pytest.approx(session.truth.distance_cm, abs=1e-5)
+        assert tables["behavior_data/lick_data"]["lick_state"].sum() == session.truth.licks
+        assert tables["behavior_data/valve_data"]["dispensed_water_volume_uL"].n_unique() - 1 == session.truth.rewards
+        assert tables["camera_data/left_camera_timestamps"].height == session.truth.frames["62"]  # type: ignore[index]
+        if session.type == "mesoscope experiment":
+            assert tables["behavior_data/trial_data"].height == 120
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(storage: Path, tmp_path: Path) -> None:
+    for seed, same in ((1, True), (2, False)):
+        other = tmp_path / str(seed)
+        other.mkdir()
+        command = [sys.executable, "-P", "-m", "jobs.generate", str(other), "--seed", str(seed)]
+        subprocess.run(command, check=True, capture_output=True)
+        for (_, paths), (_, again) in zip(sessions(storage), sessions(other), strict=True):
+            for path in paths.raw_data.rglob("*"):
+                if path.is_file() and (path.suffix == ".npz" or path.name == "ax_checksum.txt"):
+                    twin = again.raw_data / path.relative_to(paths.raw_data)
+                    assert (path.read_bytes() == twin.read_bytes()) == same, path
+            if not same:
+                break
+
+
+def test_it_is_not_written_twice_and_never_over_something_else(storage: Path, tmp_path: Path) -> None:
+    before = project(storage)
+    assert generate_project(storage) == before
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mine").touch()
+    with pytest.raises(BadInputError, match="no example project"):
+        generate_project(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["demo", "mine"]
