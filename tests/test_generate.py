@@ -67,19 +67,11 @@ def test_the_logs_hold_what_was_planted(storage: Path) -> None:
             assert tables["behavior_data/trial_data"].height == 120
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(storage: Path, tmp_path: Path) -> None:
-    for seed, same in ((1, True), (2, False)):
-        other = tmp_path / str(seed)
-        other.mkdir()
-        command = [sys.executable, "-P", "-m", "jobs.generate", str(other), "--seed", str(seed)]
-        subprocess.run(command, check=True, capture_output=True)
-        for (_, paths), (_, again) in zip(sessions(storage), sessions(other), strict=True):
-            for path in paths.raw_data.rglob("*"):
-                if path.is_file() and (path.suffix == ".npz" or path.name == "ax_checksum.txt"):
-                    twin = again.raw_data / path.relative_to(paths.raw_data)
-                    assert (path.read_bytes() == twin.read_bytes()) == same, path
-            if not same:
-                break
+def test_the_same_seed_gives_the_same_bytes(storage: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-P", "-m", "jobs.generate", str(tmp_path)], check=True, capture_output=True)
+    files = [path.relative_to(storage) for path in (storage / "demo").rglob("raw_data/**/*") if path.is_file()]
+    assert len(files) > 60
+    assert [file for file in files if (storage / file).read_bytes() != (tmp_path / file).read_bytes()] == []
 
 
 def test_it_is_not_written_twice_and_never_over_something_else(storage: Path, tmp_path: Path) -> None:
