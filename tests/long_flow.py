@@ -57,13 +57,12 @@ async def main(root: Path, words: list[str]) -> int:
 
 
 async def failing_change(submitted: jobs.Submitted) -> None:
-    while not all_run(submitted.view):
-        if submitted.over(submitted.view["jobs"][0]["name"]):
-            return
-        await asyncio.sleep(0.1)
-    if submitted.view["pipeline"] == "CHECKSUM":
+    if submitted.view["pipeline"] == "CHECKSUM" and all_run(submitted.view):
         raise RuntimeError("a fault of our own")
+    await real_change(submitted)
 
+
+real_change = jobs.Submitted.change
 
 if __name__ == "__main__":
     sys.exit(asyncio.run(main(Path(sys.argv[1]), sys.argv[2:])))
