@@ -189,3 +189,7 @@ def _add_cancel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--yes", action="store_true", help="do not ask")
     _add_roots(command)
     command.set_defaults(carry_out="flows.cli_control:cancel")
+
+
+if __name__ == "__main__":
+    main()

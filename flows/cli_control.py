@@ -12,6 +12,7 @@ from flows.cli import roots
 from flows.terminal import history_page, status_table
 from tasks.client import connected
 from trackers.errors import BadInputError
+from trackers.manager import NOBODY
 
 SESSION_PARTS = 3
 
@@ -38,7 +39,7 @@ def lock(arguments: argparse.Namespace) -> int:
         print(f"Jobs that run or wait: {', '.join(found['live_jobs'])}.")
     if arguments.action == "show":
         return 0
-    if found["manager_id"] == -1 and not found["live_jobs"]:
+    if found["manager_id"] == NOBODY and not found["live_jobs"]:
         return 0
     _confirm("Release the lock? Do so only if that manager is gone for good.", yes=arguments.yes)
     taken = ask(site, "lock_force", **target, abandon=arguments.abandon)["taken_from"]
@@ -52,8 +53,8 @@ def tracker(arguments: argparse.Namespace) -> int:
     target = {**target, "pipeline": arguments.pipeline.upper()}
     found = ask(site, "tracker_show", **target)
     print(f"{found['path']}: {found['problem'] or found['status'] or 'has not run'}")
-    if manager := found.get("manager_id"):
-        print(f"It runs under manager {manager}.")
+    if found["manager_id"] != NOBODY:
+        print(f"It runs under manager {found['manager_id']}.")
     if arguments.action == "reset":
         _confirm("Reset the tracker?", yes=arguments.yes)
         ask(site, "tracker_reset", **target)

@@ -13,6 +13,7 @@ from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport, SessionReport
+from trackers.manager import NOBODY
 from trackers.names import ProcessingPipelines, ProcessingStatus
 
 PipelineFlow = Callable[..., Awaitable[PipelineReport]]
@@ -59,7 +60,7 @@ async def process_session(
     async with connected_session(server, project, animal, session) as connection:
         facts = await connection.describe()
         skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
-        if facts["lock"]["manager_id"] == -1 and all(skips):
+        if facts["lock"]["manager_id"] == NOBODY and all(skips):
             return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))
         async with session_lease(connection, wish, requested_by, "process-session"):
             for which in chosen:

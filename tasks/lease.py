@@ -19,7 +19,7 @@ from tasks.interruption import Interruption
 from tasks.outcome import carried_out, in_sentences, to_the_end
 from trackers.errors import SessionLockedError, StaleLeaseError
 from trackers.lock import Holder
-from trackers.manager import manager_id_of_flow_run
+from trackers.manager import NOBODY, manager_id_of_flow_run
 from trackers.ownership import FlowRunFact, owner_liveness
 from trackers.processes import ProcessIdentity
 
@@ -97,7 +97,7 @@ async def take_lock(client: Client, target: dict[str, str], wish: dict[str, dict
         granted = await _acquire(client, target, wish, who, None)
     except SessionLockedError as refusal:
         found = await client.ask("lock_show", **target)
-        if found["manager_id"] in (None, -1):
+        if found["manager_id"] in (None, NOBODY):
             raise
         liveness, words = await _liveness(found["holder"])
         if liveness != "dead":

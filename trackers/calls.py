@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import socket
@@ -16,7 +15,7 @@ from trackers.errors import BadInputError
 from trackers.graph import Graph, Resources
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
-from trackers.processes import ProcessIdentity
+from trackers.processes import ProcessIdentity, this_account
 from trackers.protocol import PROTOCOL
 from trackers.site import Site
 from trackers.states import JobState
@@ -41,7 +40,7 @@ def hello(_arguments: dict[str, Any]) -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "host": socket.gethostname(),
-        "user": getpass.getuser(),
+        "user": this_account(),
         "pid": os.getpid(),
     }
 
@@ -259,7 +258,7 @@ def _holder(data: dict[str, Any]) -> Holder:
     values["process"] = ProcessIdentity(**process) if process else None
     values["submissions"] = tuple(values.get("submissions") or ())
     if not values.get("user"):
-        values["user"] = getpass.getuser()
+        values["user"] = this_account()
     return Holder(**values)
 
 

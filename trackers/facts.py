@@ -44,9 +44,10 @@ def describe(target: Target) -> dict[str, Any]:
 
 def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, Any]:
     """Return what tracker and newest submission say of one pipeline."""
-    facts: dict[str, Any] = {"status": "", "problem": "", "ended": "", "seconds": None, "reason": ""}
+    facts: dict[str, Any] = {"status": "", "manager_id": -1, "problem": "", "ended": "", "seconds": None, "reason": ""}
     try:
         state = target.tracker(pipeline).read()
+        facts["manager_id"] = state.manager_id
         facts["status"] = (
             "running"
             if state.running

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from trackers.errors import SessionLockedError, TrackerCorruptError
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
 from trackers.ownership import OpenSubmission, admit
+from trackers.processes import this_account
 from trackers.submission import digest_of
 from trackers.targets import Target
 from trackers.work import Work
@@ -30,7 +30,7 @@ def acquire(
     Raises:
         SessionLockedError: somebody works on it, or live jobs admit only their continuation.
     """
-    admission = admit(_open_submissions(target), _digests(target, wish), holder.manager_id, getpass.getuser())
+    admission = admit(_open_submissions(target), _digests(target, wish), holder.manager_id, this_account())
     if admission.refusal:
         raise SessionLockedError(f"{target.name} cannot be taken: {admission.refusal}. Nothing was changed.")
     state = target.lock.read() if dead is None else dead

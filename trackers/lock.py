@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import getpass
 import json
 import re
 import secrets
@@ -17,7 +15,7 @@ from typing import Any
 from trackers.errors import FileSystemError, SessionLockedError, StaleLeaseError, TrackerCorruptError
 from trackers.files import atomic_write, load_yaml, locked
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
-from trackers.processes import ProcessIdentity
+from trackers.processes import ProcessIdentity, this_account
 
 _TEXT = "---\nfile_path: null\n_manager_id: {}\n_lock_path: null\n...\n"
 _PATTERN = re.compile(_TEXT.replace(".", "[.]").format("(-1|[0-9]{1,20})").encode())
@@ -39,7 +37,7 @@ class Holder:
     manager_id: int
     incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
     host: str = field(default_factory=socket.gethostname)
-    user: str = field(default_factory=functools.cache(getpass.getuser))
+    user: str = field(default_factory=this_account)
     requested_by: str = ""
     flow_run_id: str = ""
     flow_run_name: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import os
 import socket
 from dataclasses import dataclass
@@ -50,6 +51,15 @@ class ProcessIdentity:
             return _start_time(self.pid) != self.start_time
         except ProcessLookupError:
             return True
+
+
+@functools.cache
+def this_account() -> str:
+    """Return the name of the account that this process runs under; its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry in passwd, as in containers, or while a directory service is away
+        return str(os.getuid())
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job, Resources
 from trackers.local import LocalScheduler
 from trackers.names import ProcessingPipelines
+from trackers.processes import this_account
 from trackers.results import write_result
 from trackers.script import job_script, parse_exit_record
 from trackers.states import ExitRecord, JobState, Verdict, judge
@@ -177,7 +177,7 @@ class Work:
             digest=digest,
             settings=request.settings,
             manager_id=request.manager_id,
-            account=getpass.getuser(),
+            account=this_account(),
             scheduler=self.target.site.scheduler,
             requested_by=request.requested_by,
             flow_run_id=request.flow_run_id,

@@ -1,0 +1,174 @@
+"""Two accounts of one group on one tree; volumes that are full, read-only, or cannot lock."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+import pytest
+
+from tests.conftest import SESSION, Side, all_ended, make_session
+from trackers import files
+from trackers.errors import FileSystemError, LockTimeoutError
+from trackers.lock import SessionLock
+from trackers.submission import SubmissionFolder
+from trackers.tracker import ProcessingTracker
+
+NAME = "checksum_resolution_tracker.yaml"
+GROUP, ANNA, BEN = 4242, 4243, 4244
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="other accounts and mounts need root: run with sudo")
+
+
+def as_account(user: int, group: int, work: Callable[[], object]) -> str:
+    """Do something as another account, with the usual umask; return the error's text, empty where there was none."""
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()  # a new program could not read a Python that lies in another account's home
+        if child == 0:
+            try:
+                os.umask(0o022)
+                os.setgroups([])
+                os.setgid(group)
+                os.setuid(user)
+                work()
+            except BaseException as error:
+                said.write(f"{type(error).__name__}: {error}")
+                said.flush()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        said.seek(0)
+        return said.read() if status else ""
+
+
+@pytest.fixture
+def shared_tree(tmp_path: Path) -> Path:
+    """A session in folders that belong to a group, which may write, as nobody else may."""
+    for directory in (tmp_path, *tmp_path.parents[:-1]):
+        if directory.stat().st_uid == os.geteuid() and directory not in (Path("/tmp"), Path("/")):
+            directory.chmod(directory.stat().st_mode | stat.S_IXOTH | stat.S_IXGRP)
+    session = make_session(tmp_path / "storage")
+    for directory in [tmp_path / "storage", *(tmp_path / "storage").rglob("*")]:
+        os.chown(directory, ANNA, GROUP)
+        directory.chmod(0o2770 if directory.is_dir() else 0o660)
+    return session
+
+
+@needs_root
+def test_two_accounts_of_a_group_use_the_same_tracker_and_lock(shared_tree: Path) -> None:
+    tracker = ProcessingTracker(shared_tree / "tracking_data" / NAME)
+    lock = SessionLock(shared_tree / "tracking_data" / "session_lock.yaml")
+    submissions = SubmissionFolder(shared_tree / "tracking_data" / "submissions" / "checksum")
+
+    def begin(manager_id: int) -> None:
+        lock.acquire(manager_id)
+        tracker.start(manager_id)
+        with submissions.lock():
+            pass
+
+    def end() -> None:
+        with submissions.lock():
+            tracker.stop(1)
+        lock.release(1)
+
+    assert as_account(ANNA, GROUP, lambda: begin(1)) == ""
+    assert as_account(BEN, GROUP, end) == ""
+    assert as_account(BEN, GROUP, lambda: begin(2)) == ""
+    assert as_account(ANNA, GROUP, lambda: (tracker.abort(), lock.force_release())) == ""
+    for path in (shared_tree / "tracking_data").rglob("*"):
+        assert path.stat().st_gid == GROUP
+        assert path.stat().st_mode & stat.S_IWGRP
+
+
+@needs_root
+def test_an_account_outside_the_group_is_refused_in_words(shared_tree: Path) -> None:
+    tracker = ProcessingTracker(shared_tree / "tracking_data" / NAME)
+    assert "may not be written by this account" in as_account(9999, 9999, lambda: tracker.start(1))
+    assert not tracker.file_path.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_flock_is_refused_and_no_soft_lock_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    import fcntl
+
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    files._file_lock.cache_clear()
+    with pytest.raises(FileSystemError, match="without flock"):
+        ProcessingTracker(tmp_path / NAME).start(1)
+    assert not (tmp_path / NAME).exists()
+    assert (tmp_path / f"{NAME}.lock").stat().st_size == 0
+
+
+def test_a_program_that_uses_filelock_as_5_1_0_does_is_waited_for(tmp_path: Path) -> None:
+    tracker = ProcessingTracker(tmp_path / NAME)
+    program = (
+        "from pathlib import Path; from trackers.files import locked\n"
+        f"with locked(Path({str(tmp_path / NAME)!r}), 0.3): pass"
+    )
+    with filelock.FileLock(tmp_path / f"{NAME}.lock"):
+        waited = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert LockTimeoutError.__name__ in waited.stderr
+    tracker.start(1)
+    assert tracker.is_running
+
+
+@pytest.fixture(params=["full", "read-only"])
+def bad_volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root: run with sudo")
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(volume)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    tracking_data = make_session(volume / "storage") / "tracking_data"
+    tracking_data.mkdir()
+    (volume / "working").mkdir()
+    ProcessingTracker(tracking_data / NAME).start(1)
+    SessionLock(tracking_data / "session_lock.yaml").acquire(1)
+    if request.param == "full":
+        with (volume / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(volume)], check=True)
+    yield volume
+    subprocess.run(["umount", str(volume)], check=True)
+
+
+def test_a_full_or_read_only_volume_is_said_and_what_stood_there_stays(bad_volume: Path) -> None:
+    tracking_data = bad_volume / "storage" / "Project" / "305" / SESSION / "tracking_data"
+    tracker = ProcessingTracker(tracking_data / NAME)
+    lock = SessionLock(tracking_data / "session_lock.yaml")
+    before = {path.name: path.read_bytes() for path in tracking_data.iterdir()}
+    calls: list[Callable[[], object]] = [
+        lambda: tracker.stop(1),
+        tracker.abort,
+        lambda: lock.release(1),
+        lock.force_release,
+    ]
+    for call in calls:
+        with pytest.raises(FileSystemError, match=r"No space left|Read-only file system"):
+            call()
+    assert {path.name: path.read_bytes() for path in tracking_data.iterdir()} == before
+    side = Side(bad_volume)
+    assert side.ask("lock_acquire", holder={"manager_id": 2}, wish={})["error"]["exit_code"] in (1, 3)
+
+
+def test_a_full_volume_lets_jobs_fail_with_the_reason(side: Side) -> None:
+    side.take_lock()
+    view = side.submit([("writer", "echo no space left on device >&2; exit 28")])
+    view = side.wait(view, all_ended)
+    assert "no space left on device" in view["jobs"][0]["tail"][-1]
