@@ -84,10 +84,10 @@ def floor_cycle(directory: Path, locks: float, writes: float) -> Callable[[], No
     return cycle
 
 
-def measure(make: Callable[..., Callable[[], None]], processes: int, *arguments: float) -> Measured:
+def measure(folder: Path, make: Callable[..., Callable[[], None]], processes: int, *arguments: float) -> Measured:
     """Have some processes cycle on the same files for a while."""
     context = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name, context.Pool(processes) as pool:
+    with tempfile.TemporaryDirectory(dir=folder) as name, context.Pool(processes) as pool:
         parts = pool.starmap(_work, [(make, Path(name), arguments)] * processes, chunksize=1)
     return Measured(
         sum(p.cycles for p in parts),
@@ -97,13 +97,13 @@ def measure(make: Callable[..., Callable[[], None]], processes: int, *arguments:
     )
 
 
-def rows() -> list[tuple[str, ...]]:
+def rows(folder: Path) -> list[tuple[str, ...]]:
     """Measure and return the table's rows: what, processes, per second, floor, ratio, slowest."""
     found = []
     for name, make in (("tracker start + stop", tracker_cycle), ("lock take + release", lock_cycle)):
         for processes in PROCESSES:
-            ours = measure(make, processes)
-            floor = measure(floor_cycle, processes, ours.locks / ours.cycles, ours.writes / ours.cycles)
+            ours = measure(folder, make, processes)
+            floor = measure(folder, floor_cycle, processes, ours.locks / ours.cycles, ours.writes / ours.cycles)
             found.append(
                 (
                     name,

@@ -6,8 +6,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
@@ -20,8 +20,7 @@ BATCH_FILES = 64  # a task for each file would cost more than reading it
 Shown = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class FileDigest:
+class FileDigest(NamedTuple):
     """What a file held when it was read.
 
     Attributes:
@@ -116,16 +115,32 @@ def _digest(directory: Path, name: str, named: bool, shown: Shown) -> FileDigest
         descriptor = os.open(path, os.O_RDONLY)
         try:
             before = os.fstat(descriptor)
-            digest = xxhash.xxh3_128(os.fsencode(name) if named else b"")
-            for piece in read_through(descriptor):
-                digest.update(piece)
-                shown(len(piece))
+            prefix = os.fsencode(name) if named else b""
+            if before.st_size + len(prefix) < BUFFER_BYTES:
+                digest = _digest_at_once(descriptor, prefix)
+                shown(before.st_size)
+            else:
+                state = xxhash.xxh3_128(prefix)
+                for piece in read_through(descriptor):
+                    state.update(piece)
+                    shown(len(piece))
+                digest = state.digest()
             check_unchanged(path, before, os.fstat(descriptor))
         finally:
             os.close(descriptor)
     except OSError as error:
         raise unreadable(path, error) from error
-    return FileDigest(before.st_size, before.st_mtime_ns, digest.digest())
+    return FileDigest(before.st_size, before.st_mtime_ns, digest)
+
+
+def _digest_at_once(descriptor: int, prefix: bytes) -> bytes:
+    """Digest a file that fits into the buffer together with its path."""
+    view = _buffers.view
+    end = len(prefix)
+    view[:end] = prefix
+    while count := os.readv(descriptor, [view[end:]]):
+        end += count
+    return xxhash.xxh3_128_digest(view[:end])
 
 
 def check_unchanged(path: str, before: os.stat_result, after: os.stat_result) -> None:

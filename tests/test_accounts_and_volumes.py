@@ -16,7 +16,6 @@ import filelock
 import pytest
 
 from tests.conftest import SESSION, Side, all_ended, make_session
-from trackers import files
 from trackers.errors import FileSystemError, LockTimeoutError
 from trackers.lock import SessionLock
 from trackers.submission import SubmissionFolder
@@ -104,7 +103,6 @@ def test_a_file_system_without_flock_is_refused_and_no_soft_lock_is_taken(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    files._file_lock.cache_clear()
     with pytest.raises(FileSystemError, match="without flock"):
         ProcessingTracker(tmp_path / NAME).start(1)
     assert not (tmp_path / NAME).exists()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import secrets
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import yaml
 from trackers.errors import FileSystemError, LockTimeoutError, TrackerCorruptError
 
 LOCK_TIMEOUT_SECONDS = 10.0
-_POLL_SECONDS = 0.0005  # filelock asks again and again; at its own 0.05 s a waiter starves beside busy neighbours
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: type[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -96,28 +96,64 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
     lock_path = f"{path}.lock"
     timeout = LOCK_TIMEOUT_SECONDS if timeout is None else timeout
     try:
-        if not os.path.exists(lock_path):  # noqa: PTH110 - this runs hundreds of times a second
-            make_directory(path.parent)
-            _create_like_directory(Path(lock_path))
-        lock = _file_lock(lock_path, timeout)
-        lock.acquire()
-    except filelock.Timeout:
-        raise LockTimeoutError(Path(lock_path), timeout) from None
+        descriptor = _take(lock_path, time.monotonic() + timeout)
     except (OSError, NotImplementedError) as error:
         raise FileSystemError(_lock_refusal(Path(lock_path), error)) from error
+    if descriptor is None:
+        raise LockTimeoutError(Path(lock_path), timeout)
     try:
         yield
     finally:
-        lock.release()
+        filelock.unlock_descriptor(descriptor)  # closing alone would leave it to a process that was forked meanwhile
+        os.close(descriptor)
 
 
-@functools.lru_cache(maxsize=1024)
-def _file_lock(lock_path: str, timeout: float) -> filelock.BaseFileLock:
-    """Return a lock object, whose making costs more than its taking; what it holds, each thread holds for itself."""
-    return filelock.FileLock(lock_path, timeout=timeout, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
+def _take(lock_path: str, deadline: float) -> int | None:
+    """Return the descriptor of a lock file that is ours, None after the deadline."""
+    while True:
+        descriptor = _open_lock(lock_path)
+        try:
+            if not filelock.lock_descriptor(descriptor, blocking=False) and not _wait(descriptor, deadline):
+                break
+            if os.fstat(descriptor).st_nlink:  # else somebody has removed the file: another one is the lock now
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    os.close(descriptor)
+    return None
 
 
-os.register_at_fork(after_in_child=_file_lock.cache_clear)  # a lock object serves the process that made it
+def _open_lock(lock_path: str) -> int:
+    try:
+        return os.open(lock_path, os.O_RDWR)
+    except FileNotFoundError:
+        make_directory(Path(lock_path).parent)
+        _create_like_directory(Path(lock_path))
+        return os.open(lock_path, os.O_RDWR)
+
+
+def _wait(descriptor: int, deadline: float) -> bool:
+    """Wait for a lock until the deadline, in a thread: the kernel serves in order, and who polls starves."""
+    import fcntl  # only servers come here, and those have it
+
+    failures: list[OSError] = []
+    taken = threading.Event()
+
+    def wait() -> None:  # after the deadline it goes on; what it then gets is given back with the closed descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            failures.append(error)
+        taken.set()
+
+    threading.Thread(target=wait, name="wait for a lock", daemon=True).start()
+    if not taken.wait(max(0.0, deadline - time.monotonic())):
+        return False
+    if failures:
+        raise failures[0]
+    return True
 
 
 def load_yaml(path: Path, remedy: str) -> dict[str, Any]:
