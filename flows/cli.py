@@ -9,10 +9,15 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
 
+if TYPE_CHECKING:
+    from tasks.servers import Server
+
+SERVER_VARIABLE = "SESSIONFLOW_SERVER"
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
 RUNNABLE = ("checksum", "preparation", "behavior", "archiving", "manifest")
@@ -59,19 +64,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def roots(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the server's roots as requests name them.
+def server_of(arguments: argparse.Namespace) -> Server:
+    """Return the server that the arguments mean: a described one, or this computer with the roots that were given.
 
     Raises:
-        BadInputError: no storage root was given.
+        BadInputError: no storage root was given, or there is no such server.
     """
+    from tasks.servers import Server, find_server
+
+    if arguments.server:
+        return find_server(arguments.server)
     if not arguments.storage:
         raise BadInputError(
-            f"No storage root was given. Nothing was done. Pass --storage FOLDER, or set {STORAGE_VARIABLE}."
+            f"No storage root was given. Nothing was done. Pass --storage FOLDER, or set {STORAGE_VARIABLE}; "
+            "for another computer, --server NAME."
         )
     storage = str(Path(arguments.storage).absolute())
     working = str(Path(arguments.working).absolute()) if arguments.working else storage
-    return {"storage": storage, "working": working, "scheduler": "local"}
+    return Server(storage_root=storage, working_root=working)
 
 
 def _command(
@@ -91,6 +101,13 @@ def _command(
 
 
 def _add_roots(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--server",
+        metavar="NAME",
+        default=os.environ.get(SERVER_VARIABLE),
+        help=f"the server that has the data, or the file that describes it (default: ${SERVER_VARIABLE}, else this "
+        "computer)",
+    )
     command.add_argument(
         "--storage",
         metavar="FOLDER",

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.cli import roots
+from flows.cli import server_of
 from flows.terminal import history_page, status_table
 from tasks.client import connected
+from tasks.servers import Server
 from trackers.errors import BadInputError
 from trackers.manager import NOBODY
 
@@ -20,20 +21,20 @@ SESSION_PARTS = 3
 def status(arguments: argparse.Namespace) -> int:
     """Print how far a project's sessions are, or all that is known of one session."""
     if arguments.why:
-        site, target = session_target(arguments, arguments.why)
-        print(history_page(ask(site, "why", **target)))
+        server, target = session_target(arguments, arguments.why)
+        print(history_page(ask(server, "why", **target)))
         return 0
     if not arguments.project:
         raise BadInputError("Name a project, or a session with --why. Nothing was done.")
-    rows = ask(roots(arguments), "status", project=arguments.project, animal=arguments.animal)
+    rows = ask(server_of(arguments), "status", project=arguments.project, animal=arguments.animal)
     print(status_table(arguments.project, rows, notes=arguments.notes))
     return 0
 
 
 def lock(arguments: argparse.Namespace) -> int:
     """Show who holds a session, or free it."""
-    site, target = session_target(arguments, arguments.session)
-    found = ask(site, "lock_show", **target)
+    server, target = session_target(arguments, arguments.session)
+    found = ask(server, "lock_show", **target)
     print(f"{'/'.join(target.values())} is locked by {found['description']}.")
     if found["live_jobs"]:
         print(f"Jobs that run or wait: {', '.join(found['live_jobs'])}.")
@@ -42,36 +43,36 @@ def lock(arguments: argparse.Namespace) -> int:
     if found["manager_id"] == NOBODY and not found["live_jobs"]:
         return 0
     _confirm("Release the lock? Do so only if that manager is gone for good.", yes=arguments.yes)
-    taken = ask(site, "lock_force", **target, abandon=arguments.abandon)["taken_from"]
+    taken = ask(server, "lock_force", **target, abandon=arguments.abandon)["taken_from"]
     print(f"Released; taken from {taken}.")
     return 0
 
 
 def tracker(arguments: argparse.Namespace) -> int:
     """Show or reset a tracker."""
-    site, target = _tracker_target(arguments)
+    server, target = _tracker_target(arguments)
     target = {**target, "pipeline": arguments.pipeline.upper()}
-    found = ask(site, "tracker_show", **target)
+    found = ask(server, "tracker_show", **target)
     print(f"{found['path']}: {found['problem'] or found['status'] or 'has not run'}")
     if found["manager_id"] != NOBODY:
         print(f"It runs under manager {found['manager_id']}.")
     if arguments.action == "reset":
         _confirm("Reset the tracker?", yes=arguments.yes)
-        ask(site, "tracker_reset", **target)
+        ask(server, "tracker_reset", **target)
         print("Reset.")
     return 0
 
 
 def cancel(arguments: argparse.Namespace) -> int:
     """End every job of a session."""
-    site, target = session_target(arguments, arguments.session)
-    found = ask(site, "lock_show", **target)
+    server, target = session_target(arguments, arguments.session)
+    found = ask(server, "lock_show", **target)
     print(f"{'/'.join(target.values())} is locked by {found['description']}.")
     if not found["live_jobs"]:
         print("None of its jobs runs or waits.")
     else:
         _confirm(f"End {', '.join(found['live_jobs'])}?", yes=arguments.yes)
-    outcome = ask(site, "cancel_all", **target)
+    outcome = ask(server, "cancel_all", **target)
     if outcome["ended"]:
         print(f"Ended: {', '.join(outcome['ended'])}.")
     if outcome["left"]:
@@ -79,8 +80,8 @@ def cancel(arguments: argparse.Namespace) -> int:
     return 1 if outcome["left"] else 0
 
 
-def session_target(arguments: argparse.Namespace, session: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the server's roots and the session that a word of the command line means.
+def session_target(arguments: argparse.Namespace, session: str) -> tuple[Server, dict[str, str]]:
+    """Return the server and the session that a word of the command line means.
 
     Raises:
         BadInputError: it is neither a session's folder nor PROJECT/ANIMAL/SESSION.
@@ -96,23 +97,23 @@ def session_target(arguments: argparse.Namespace, session: str) -> tuple[dict[st
         names = tuple(session.split("/"))
     if len(names) != SESSION_PARTS:
         raise BadInputError(f"{session!r} is neither a session's folder nor PROJECT/ANIMAL/SESSION. Nothing was done.")
-    return roots(arguments), dict(zip(("project", "animal", "session"), names, strict=True))
+    return server_of(arguments), dict(zip(("project", "animal", "session"), names, strict=True))
 
 
-def _tracker_target(arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+def _tracker_target(arguments: argparse.Namespace) -> tuple[Server, dict[str, str]]:
     if arguments.pipeline != "manifest":
         return session_target(arguments, arguments.session)
     path = Path(arguments.session)
     if path.is_absolute():
         arguments.storage = str(path.parent)
-    return roots(arguments), {"project": path.name if path.is_absolute() else arguments.session}
+    return server_of(arguments), {"project": path.name if path.is_absolute() else arguments.session}
 
 
-def ask(site: dict[str, Any], call: str, **arguments: Any) -> Any:
+def ask(server: Server, call: str, **arguments: Any) -> Any:
     """Ask the server side one thing."""
 
     async def asked() -> Any:
-        async with connected(site) as client:
+        async with connected(server) as client:
             return await client.ask(call, **arguments)
 
     return asyncio.run(asked())

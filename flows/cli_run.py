@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from flows.cli import roots
+from flows.cli import server_of
 from flows.terminal import LiveProgress, report_table
 from trackers.errors import BadInputError
 
@@ -78,5 +78,4 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
 def _server(arguments: argparse.Namespace) -> Any:
     from tasks.compute_server import ComputeServer
 
-    site = roots(arguments)
-    return ComputeServer(storage_root=site["storage"], working_root=site["working"])
+    return ComputeServer(**server_of(arguments).model_dump())

@@ -87,7 +87,7 @@ async def _process(
 
 def _failed_before(server: ComputeServer, project: dict[str, Any]) -> dict[str, PipelineReport]:
     """Return, by session, the checksums that an earlier demo found wrong: damage does not heal by asking again."""
-    rows = ask(server.site(), "status", project=project["project"])
+    rows = ask(server, "status", project=project["project"])
     return {
         row["session"]: PipelineReport(
             ProcessingPipelines.CHECKSUM,

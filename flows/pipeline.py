@@ -167,7 +167,7 @@ class Run:
         if outermost is not None and self.pipeline is not ProcessingPipelines.MANIFEST:
             outermost.projects[self.target["project"]] = self.server
         try:
-            view = await self._followed(Graph(stages))
+            view = await self._followed(self.server.with_resources(self.pipeline.name.lower(), Graph(stages)))
         except asyncio.CancelledError:
             interruption = Interruption.current()
             if interruption is None or not interruption.reason:
@@ -243,7 +243,7 @@ async def connected_session(
 ) -> AsyncIterator[Connection]:
     """Connect to the server that has a session; none: this computer."""
     server = server or this_computer()
-    async with connected(server.site()) as client:
+    async with connected(server) as client:
         yield Connection(server, client, {"project": project, "animal": animal, "session": session})
 
 
@@ -314,7 +314,7 @@ async def project_pipeline(
     """Make a project ready for a pipeline of its own; a project has no lock, and nobody is kept out."""
     server = server or this_computer()
     target = {"project": project}
-    async with connected(server.site()) as client:
+    async with connected(server) as client:
         run = Run(which, server, target, settings, True, keep_job_logs, requested_by)
         run.lease = Lease(client, target, manager_id_of_flow_run(_flow_run().flow_run_id), "")
         yield run

@@ -6,17 +6,24 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
+import time
 from collections.abc import AsyncIterator, Callable
+from importlib import metadata
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tasks.transport import Channel, LocalChannel
+from tasks.backoff import pause
+from tasks.servers import Server
+from tasks.transport import Channel, open_channel
 from trackers import errors
+from trackers.errors import LoginNeededError, UnreachableError
 from trackers.protocol import PROTOCOL
 
-ATTEMPTS = 5  # at one request, while the server side keeps disappearing
-SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 30.0
+FIRST_SECONDS = 60.0  # for a server that has not answered in this process yet: nothing depends on it so far
+LOGIN_SECONDS = 5.0  # between looks at whether somebody has logged in
 Listener = Callable[[dict[str, Any]], None]
+logger = logging.getLogger("sessionflow")
 
 
 class Client:
@@ -26,31 +33,53 @@ class Client:
     tolerates being repeated.
     """
 
-    def __init__(self, site: dict[str, Any]) -> None:
-        self._site = site
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._site = server.site()
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._listeners: dict[str, Listener] = {}
+        self._answered = False
+        self._said = ""
         self.users = 0
 
     async def ask(self, call: str, **arguments: Any) -> Any:
         """Return the server side's answer to one request.
 
+        A server that is out of reach is tried again, with growing pauses: for a minute where it has never answered in
+        this process, else for ever, since a lost connection fails no job. One that wants a person to log in is waited
+        for, however long that takes.
+
         Raises:
             SessionflowError: the error that the server side reports, of the class that it names.
-            ConnectionError: it could not be reached.
+            UnreachableError: see above.
+            HostKeyError, AuthenticationError: trying again would not help.
         """
+        return await self.ask_within(None, call, **arguments)
+
+    async def ask_within(self, patience: float | None, call: str, **arguments: Any) -> Any:
+        """Ask as `ask` does, but give up after `patience` seconds.
+
+        Raises:
+            UnreachableError, LoginNeededError: patience has ended.
+        """
+        began = time.monotonic()
         for attempt in itertools.count(1):
             try:
                 answer = await self._exchange(call, arguments)
                 break
-            except ConnectionError:
-                if attempt == ATTEMPTS:
+            except (ConnectionError, LoginNeededError) as error:
+                wait = LOGIN_SECONDS if isinstance(error, LoginNeededError) else pause(attempt)
+                limit = patience if patience is not None else self._limit(error)
+                if limit is not None and time.monotonic() - began + wait > limit:
                     raise
-                await asyncio.sleep(min(SHORTEST_PAUSE_SECONDS * 2 ** (attempt - 1), LONGEST_PAUSE_SECONDS))
+                self._say(f"{self._waits_for(error)}: {error}")
+                await asyncio.sleep(wait)
+        if self._said:
+            self._say("")
         if "error" in answer:
             raise _error(answer["error"])
         return answer["result"]
@@ -71,8 +100,27 @@ class Client:
         if channel is not None:
             await channel.close()
 
+    def _limit(self, error: Exception) -> float | None:
+        return None if self._answered or isinstance(error, LoginNeededError) else FIRST_SECONDS
+
+    def _waits_for(self, error: Exception) -> str:
+        return f"waiting for {'login' if isinstance(error, LoginNeededError) else 'the server'}"
+
+    def _say(self, words: str) -> None:
+        """Tell people what is waited for, once each time that it changes."""
+        if words and not self._said:
+            logger.warning("%s: %s", self.server.label, words)
+        elif not words:
+            logger.warning("%s answers again", self.server.label)
+        self._said = words
+        for listener in list(self._listeners.values()):
+            listener({"event": "waiting", "message": words})
+
     async def _exchange(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
         channel = await self._open()
+        return await self._exchange_on(channel, call, arguments)
+
+    async def _exchange_on(self, channel: Channel, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
         number = next(self._numbers)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -86,25 +134,48 @@ class Client:
     async def _open(self) -> Channel:
         async with self._opening:
             if self._channel is None:
-                self._channel = await LocalChannel.open()
+                self._channel = await open_channel(self.server)
                 self._reader = None
+            channel = self._channel
             if self._reader is None or self._reader.done():  # the end of a loop cancels it, before flows clean up
-                self._reader = asyncio.create_task(self._read(self._channel), name="answers of the server side")
-            return self._channel
+                self._reader = asyncio.create_task(self._read(channel), name="answers of the server side")
+                if not self._answered:
+                    await self._greet(channel)
+            return channel
+
+    async def _greet(self, channel: Channel) -> None:
+        """Ask who answers; another version is said, another protocol refused."""
+        answer = await self._exchange_on(channel, "hello", {})
+        if "error" in answer:
+            raise _error(answer["error"])
+        there, here = answer["result"]["version"], metadata.version("sessionflow")
+        if there != here:
+            logger.warning(
+                "%s has version %s of sessionflow's server side, and this is %s. Bring it up to date with: "
+                "sessionflow server install %s",
+                *(self.server.label, there, here, self.server.name or "NAME"),
+            )
+        self._answered = True
 
     async def _read(self, channel: Channel) -> None:
         while line := await _line(channel):
-            message = json.loads(line)
+            try:
+                message = json.loads(line)
+            except ValueError:  # a login shell's greeting, or half a line at the end
+                continue
+            if not isinstance(message, dict):
+                continue
             if listener := self._listeners.get(str(message.get("key"))):
                 listener(message)
-            elif (future := self._waiting.get(message.get("id"))) and not future.done():
+            elif (future := self._waiting.get(message.get("id") or 0)) and not future.done():
                 future.set_result(message)
         if self._channel is channel:
             self._channel = None
         await channel.close()
+        reason = channel.why or "the server side has gone"
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(ConnectionResetError("the server side has gone"))
+                future.set_exception(UnreachableError(reason))
         for listener in list(self._listeners.values()):
             listener({"event": "lost"})
 
@@ -113,15 +184,11 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Client]] = Weak
 
 
 @contextlib.asynccontextmanager
-async def connected(site: dict[str, Any]) -> AsyncIterator[Client]:
-    """Give the client of a server: one per process and server, closed when its last user has left.
-
-    Args:
-        site: what every request says of the server, `ComputeServer.site()`.
-    """
+async def connected(server: Server) -> AsyncIterator[Client]:
+    """Give the client of a server: one per process and server, closed when its last user has left."""
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
-    key = json.dumps(site, sort_keys=True)
-    client = clients.setdefault(key, Client(site))
+    key = server.model_dump_json()
+    client = clients.setdefault(key, Client(server))
     client.users += 1
     try:
         yield client

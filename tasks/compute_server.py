@@ -1,46 +1,24 @@
-"""Where pipelines run: a server's volumes and scheduler, as a Prefect block that people can edit in the UI."""
+"""A server's description as a Prefect block, which people can make and edit in the UI."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from pathlib import Path
 
 from prefect.blocks.core import Block
-from pydantic import Field
 
+from tasks.servers import Server
 from trackers.errors import BadInputError
 
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
 
 
-class ComputeServer(Block):
-    """A compute server; without a host it is this computer. It holds no secret."""
+class ComputeServer(Server, Block):
+    """A compute server; without a host it is this computer. It holds the path of a key, and no secret."""
 
     _block_type_name = "Compute Server"
     _block_type_slug = "compute-server"
-
-    storage_root: str = Field(description="Absolute path of the slow, large volume.")
-    working_root: str = Field(default="", description="Absolute path of the fast, small volume; empty: one volume.")
-    shared_directory_name: str = Field(
-        default="", description="Folder of both volumes that holds the projects; empty: the roots themselves."
-    )
-    scheduler: Literal["local"] = Field(default="local", description="What runs the jobs: local processes.")
-
-    @property
-    def storage(self) -> str:
-        """The folder that holds the projects on the storage volume."""
-        return str(PurePath(self.storage_root) / self.shared_directory_name)
-
-    @property
-    def working(self) -> str:
-        """The folder that holds the projects on the working volume."""
-        return str(PurePath(self.working_root or self.storage_root) / self.shared_directory_name)
-
-    def site(self) -> dict[str, Any]:
-        """Return what every request to the server side says of the server."""
-        return {"storage": self.storage, "working": self.working, "scheduler": self.scheduler}
 
 
 def this_computer() -> ComputeServer:

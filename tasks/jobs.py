@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import asdict
 from typing import Any
 
 from prefect import State, task
@@ -16,8 +14,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from tasks.lease import Lease
 from tasks.outcome import in_sentences
-from tasks.retries import next_resources
-from trackers.graph import Graph, Resources
+from trackers.graph import Graph
 from trackers.states import JobState
 
 TAIL_LINES = 5  # of a failed job's last words, in the reason that people read first
@@ -66,8 +63,7 @@ class Submitted:
 
     def over(self, name: str) -> bool:
         """Whether a job has ended, or will never start."""
-        job = self.job(name)
-        return bool(job["ended"] or job["blocked"])
+        return bool(self.job(name)["over"])
 
     async def change(self) -> None:
         """Wait until something has changed.
@@ -78,10 +74,6 @@ class Submitted:
         await self._changed.wait()
         if self._trouble is not None:
             raise self._trouble
-
-    def look_again(self) -> None:
-        """Have the server side look, and report from then on; needed after a retry."""
-        self._lost.set()
 
     def _hear(self, event: View) -> None:
         if event["event"] == "submission":
@@ -132,7 +124,7 @@ async def follow(submitted: Submitted, name: str) -> State[Any]:
     """Follow a job to its end, through its retries; the run's state is how it ended."""
     logger = get_run_logger()
     said = ""
-    while not submitted.over(name) or await _retried(submitted, submitted.job(name)):
+    while not submitted.over(name):
         if (words := describe(submitted.job(name))) != said:
             said = words
             logger.info("%s", words)
@@ -160,31 +152,31 @@ async def end_jobs(lease: Lease) -> None:
 
 
 def describe(job: View) -> str:
-    """Say how a job stands, for people: state, attempt, progress."""
-    attempt = f", attempt {job['attempt']}" if job["attempt"] > 1 else ""
-    progress = f", {job['progress']}" if job["progress"] else ""
-    return f"{job['stage']}: {job['name']} {job['state']}{attempt}{progress}"
+    """Say how a job stands, for people: state, id, attempt, why it waits, progress."""
+    words = [f"{job['stage']}: {job['name']} {job['state']}"]
+    if job["id"]:
+        words.append(f"job {job['id']}")
+    if job["attempt"] > 1:
+        words.append(f"attempt {job['attempt']} ({job['earlier'][-1]})")
+    return ", ".join(part for part in (*words, job["reason"], job["progress"]) if part)
 
 
 def why(job: View) -> str:
-    """Say why a job did not succeed, with its last words and where its log is."""
-    if job["blocked"]:
+    """Say why a job did not succeed, with its last words, what it used of what it asked for, and where its log is."""
+    if job["blocked"] and job["state"] in ("PLANNED", "PENDING"):
         return f"{job['name']} was not started: a job before it did not succeed"
     tail = " / ".join(line.strip() for line in job["tail"][-TAIL_LINES:])
-    parts = [f"{job['name']} {job['state']}", job["reason"], tail, f"log: {job['errors']} on the server"]
+    name = f"{job['name']} {job['state']}" + (f" (job {job['id']})" if job["id"] else "")
+    parts = [name, job["reason"], tail, used_of_asked(job), f"log: {job['errors']} on the server"]
     return "; ".join(part.rstrip(".") for part in parts if part)
 
 
-async def _retried(submitted: Submitted, job: View) -> bool:
-    """Have a job tried again if its cause and limits admit it; tell whether it is."""
-    state = JobState(job["state"])
-    if not state.ended or state is JobState.COMPLETED:
-        return False
-    resources = next_resources(state, int(job["attempt"]), Resources(**job["resources"]))
-    if resources is None:
-        return False
-    with contextlib.suppress(Exception):
-        get_run_logger().warning("%s is tried again with %s", why(job), resources)
-    await submitted.ask("retry", job=job["name"], attempt=job["attempt"], resources=asdict(resources))
-    submitted.look_again()
-    return True
+def used_of_asked(job: View) -> str:
+    """Say how much of the time and memory that it asked for a job used, as far as it is known."""
+    used, asked = job["usage"], job["resources"]
+    words = []
+    if used["ran_seconds"] is not None:
+        words.append(f"{used['ran_seconds'] / 60:.1f} of {asked['minutes']} min")
+    if used["memory_gb"] is not None:
+        words.append(f"{used['memory_gb']:.2g} of {asked['memory_gb']:g} GB")
+    return f"used {' and '.join(words)}" if words else ""

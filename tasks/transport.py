@@ -1,4 +1,4 @@
-"""Transports: how lines reach the server side and come back. This computer's is a process; SSH is another."""
+"""Transports: how lines reach the server side and come back, as a process of this computer or over SSH."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import contextlib
 import sys
 from typing import Protocol
 
+from tasks.servers import Server
 from trackers.protocol import LINE_BYTES
 
 
 class Channel(Protocol):
     """One conversation with a server side that runs; several requests may be under way on it."""
+
+    @property
+    def why(self) -> str:
+        """Once it is over, why nobody is there any more, for people."""
 
     async def send(self, line: bytes) -> None:
         """Send one line.
@@ -29,6 +34,8 @@ class Channel(Protocol):
 
 class LocalChannel:
     """The server side as a process of this computer, out of reach of the terminal's Ctrl-C."""
+
+    why = "the server side on this computer has gone"
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -67,3 +74,18 @@ class LocalChannel:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+async def open_channel(server: Server) -> Channel:
+    """Start a server's side and return the conversation with it.
+
+    Raises:
+        UnreachableError: the server could not be reached, or its side did not start.
+        LoginNeededError, AuthenticationError, HostKeyError: see `tasks.ssh.connect`.
+    """
+    if not server.host:
+        return await LocalChannel.open()
+    from tasks.ssh import connect  # paramiko takes its time to import
+
+    connection = await connect(server.address())
+    return await connection.open(server.server_side())

@@ -9,10 +9,10 @@ import pytest
 from flows.eligibility import done, obstacle
 from flows.process_session import FLOWS, skip
 from tasks.reports import PipelineReport
-from tasks.retries import LOST_NODES, next_resources
 from trackers.graph import Resources
 from trackers.names import ProcessingPipelines, ProcessingStatus, SessionTypes
 from trackers.ownership import FlowRunFact, OpenSubmission, admit, owner_liveness
+from trackers.retries import LOST_NODES, next_resources
 from trackers.states import (
     EXIT_RECORD_DEADLINE_SECONDS,
     LOST_DEADLINE_SECONDS,

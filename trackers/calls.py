@@ -12,7 +12,7 @@ from typing import Any
 
 from trackers import facts, leases
 from trackers.errors import BadInputError
-from trackers.graph import Graph, Resources
+from trackers.graph import Graph
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
@@ -137,20 +137,13 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
 def watch(arguments: dict[str, Any]) -> dict[str, Any]:
     """Bring a submission up to date and show it; while serving, report its changes from then on."""
     work, number = followed_work(arguments)
+    work.ask()
     return view(work, work.settle(number))
 
 
 def followed_work(arguments: dict[str, Any]) -> tuple[Work, int]:
     """Return the pipeline, and the number of its submission, that a request to `watch` means."""
     return Work(_leased(arguments), _pipeline(arguments)), int(arguments["number"])
-
-
-def retry(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Plan the next attempt at a job."""
-    work = Work(_leased(arguments), _pipeline(arguments))
-    resources = Resources(**arguments["resources"])
-    number, job, attempt = int(arguments["number"]), str(arguments["job"]), int(arguments["attempt"])
-    return view(work, work.retry(number, job, attempt, resources))
 
 
 def cancel_all(arguments: dict[str, Any]) -> dict[str, list[str]]:
@@ -198,14 +191,14 @@ def view(work: Work, submission: Submission) -> dict[str, Any]:
         "opened": submission.opened,
         "ended": submission.ended,
         "jobs": [
-            {"stage": stage.name, "blocked": job.name in blocked, **_job_view(work, submission, job.name)}
+            {"stage": stage.name, **_job_view(work, submission, job.name, blocked=job.name in blocked)}
             for stage in submission.graph.stages
             for job in stage.jobs
         ],
     }
 
 
-def _job_view(work: Work, submission: Submission, job: str) -> dict[str, Any]:
+def _job_view(work: Work, submission: Submission, job: str, *, blocked: bool) -> dict[str, Any]:
     attempt = submission.last(job)
     files = work.folder.attempt_files(submission, job, attempt.number)
     failed = attempt.state.ended and attempt.state is not JobState.COMPLETED
@@ -213,15 +206,19 @@ def _job_view(work: Work, submission: Submission, job: str) -> dict[str, Any]:
         "name": job,
         "attempt": attempt.number,
         "state": attempt.state.value,
+        "over": blocked or (attempt.state.ended and submission.next_resources(job) is None),
+        "blocked": blocked,
         "reason": attempt.reason,
+        "earlier": [f"attempt {a.number} {a.state}: {a.reason}" for a in submission.attempts[job][:-1]],
         "exit_code": attempt.exit_code,
         "id": attempt.scheduler_id,
         "resources": asdict(attempt.resources),
+        "usage": asdict(attempt.usage),
         "planned": attempt.planned,
         "ended": attempt.ended,
         "output": str(files.output),
         "errors": str(files.errors),
-        "progress": "" if attempt.state.ended else files.progress(),
+        "progress": files.progress() if attempt.state is JobState.RUNNING else "",
         "tail": files.last_lines() if failed else [],
     }
 
@@ -268,6 +265,6 @@ CALLS: dict[str, Call] = {
         *(hello, describe, status, why),
         *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
         *(tracker_show, tracker_reset),
-        *(submit, watch, retry, cancel_all, finish),
+        *(submit, watch, cancel_all, finish),
     )
 }

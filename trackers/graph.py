@@ -54,6 +54,8 @@ class Job:
         environment: which of the server's environments it runs in ("core", "behavior", …).
         variables: environment variables to set.
         working_directory: absolute; empty for the attempt's own directory.
+        drives_tracker: the command is a program of sl-shared-assets that writes the tracker itself; we leave the
+            tracker alone while it runs, and correct it afterwards.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Job:
     environment: str = "core"
     variables: dict[str, str] = field(default_factory=dict)
     working_directory: str = ""
+    drives_tracker: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", tuple(str(word) for word in self.command))

@@ -50,6 +50,7 @@ def live_jobs(target: Target) -> list[str]:
         if submission is None or not submission.open:
             continue
         work = Work(target, pipeline)
+        work.ask()  # what cannot be asked about keeps its last state, and so counts as live
         found += [f"{submission.name} {job}" for job in work.running(work.refresh(submission.number))]
     return found
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from trackers.files import make_directory
 from trackers.kill import end_processes
+from trackers.scheduler import Handed
 from trackers.script import TERM_GRACE_SECONDS
 from trackers.shares import is_held
 from trackers.site import Site
 from trackers.states import JobState, Sighting
-from trackers.submission import Attempt, Submission, SubmissionFolder
+from trackers.submission import Attempt, Submission, SubmissionFolder, Usage
 
 SUPERVISOR_LOCK = "supervisor.lock"
 
@@ -20,17 +21,28 @@ SUPERVISOR_LOCK = "supervisor.lock"
 class LocalScheduler:
     """Runs jobs as processes of a detached supervisor; everything it knows it reads from the jobs' own files."""
 
-    name = "local"
+    shortest_gap_seconds = 0.0  # a look into files is no question
     grace_seconds = 0.0  # when a job's life lock is free, no process of it is left that could still write a record
 
     def __init__(self, site: Site) -> None:
         self._site = site
 
-    def start(self, folder: SubmissionFolder, submission: Submission) -> None:
+    def ask(self, submissions: Iterable[Submission]) -> None:
+        """Do nothing: all that is known stands in files."""
+
+    def fingerprint(self, submission: Submission) -> None:
+        """Return None: only a look tells whether there is news."""
+
+    def due(self, folder: SubmissionFolder, submission: Submission) -> bool:
+        """Tell whether a job could run that no supervisor has in its hands."""
+        jobs = submission.live_jobs()
+        return any(submission.last(j.name).state is JobState.PLANNED and submission.ready(j) for j in jobs)
+
+    def start(self, folder: SubmissionFolder, submission: Submission) -> list[Handed]:
         """Make sure that a supervisor works on the submission; one that is there already finds what is new."""
         directory = folder.submission_directory(submission.number)
         if is_held(directory / SUPERVISOR_LOCK):
-            return
+            return []
         make_directory(self._site.state_directory)
         with (directory / "supervisor.log").open("ab") as log:
             subprocess.Popen(
@@ -44,6 +56,7 @@ class LocalScheduler:
                 start_new_session=True,
                 cwd="/",
             )
+        return []
 
     def look(
         self, folder: SubmissionFolder, submission: Submission, attempts: Iterable[tuple[str, Attempt]]
@@ -56,6 +69,14 @@ class LocalScheduler:
         """End every process of the submission's jobs; tell whether none is left."""
         keys = [submission.key(job, a.number) for job, attempts in submission.attempts.items() for a in attempts]
         return end_processes(keys, TERM_GRACE_SECONDS + 1)
+
+    def clear(self, folder: SubmissionFolder, submission: Submission, jobs: Collection[str]) -> bool:
+        """Return True: nobody starts a job whose turn has not come."""
+        return True
+
+    def usage(self, submission: Submission) -> dict[str, Usage]:
+        """Return nothing: there is no accounting, and the jobs keep records of their own."""
+        return {}
 
     def _look(
         self, folder: SubmissionFolder, submission: Submission, job: str, attempt: Attempt, supervised: bool

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import shlex
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from trackers.graph import Job
+from trackers.site import Environment
 from trackers.states import ExitRecord
-from trackers.submission import AttemptFiles
+from trackers.submission import REVOKED, AttemptFiles
 
 TERM_GRACE_SECONDS = 5  # between TERM and KILL; a cancel is to be over within 10 s
-CLAIMED_EXIT_CODE = 112
+PREDECESSOR_SECONDS = 90  # a network file system may show another node's records late
+LEFT_EXIT_CODES = {
+    111: "its folder on the server is not there",
+    112: "another copy of it runs, or it had been given up",
+    113: "its working directory is not there",
+    114: "a job before it has not succeeded",
+    115: "its records could not be written: is the volume full?",
+    116: "its environment could not be activated",
+}
 
 # The claim lets one copy of an attempt run its command: a submission that was thought lost may still land later.
-# The command gets a process group of its own, so that TERM reaches all of it, and KILL what is left of it.
+# The look at the jobs before it guards against a controller that has forgotten them: to Slurm, a dependency on a job
+# that it no longer knows is fulfilled. The command gets a process group of its own, so that TERM reaches all of it, and
+# KILL what is left of it; a program that has left the group is found by the key in its environment.
 _SCRIPT = """\
 #!/bin/bash
 #{key}
@@ -23,15 +35,30 @@ cd {directory} || exit 111
 restart=${{SLURM_RESTART_COUNT:-0}}
 me=${{SLURM_JOB_ID:-$$.$RANDOM$RANDOM}}
 announce() {{ : > {announcement}; }} 2>/dev/null
+leave() {{ echo "$2; this copy, $me, leaves" >&2; exit "$1"; }}
+owner=
+[ -e claim.0 ] && read -r owner < claim.0
+[ "$owner" = {revoked} ] && leave 112 "this job was given up"
 if ! (set -o noclobber; echo "$me" > "claim.$restart") 2>/dev/null; then
+  [ -e "claim.$restart" ] || leave 115 "the claim could not be written"
   read -r owner < "claim.$restart"
-  if [ "$owner" != "$me" ]; then
-    echo "another copy of this job runs as $owner; this one, $me, leaves" >&2
-    exit {claimed}
-  fi
+  [ "$owner" = "$me" ] || leave 112 "another copy of this job runs as $owner"
 fi
 printf '%s %s %(%s)T\\n' "$me" "$HOSTNAME" -1 > ".started.$restart" && mv ".started.$restart" "started.$restart"
 announce
+succeeded() {{
+  local record line
+  for record in ../../"$1"/*/exit.*; do
+    [ -e "$record" ] && read -r line < "$record" && case $line in '0 0 '*) return 0 ;; esac
+  done
+  return 1
+}}
+for earlier in {earlier}; do
+  until succeeded "$earlier"; do
+    [ "$SECONDS" -lt {patience} ] || leave 114 "$earlier, which comes before, has not succeeded"
+    sleep 2
+  done
+done
 child= killer= terminated=0
 end() {{
   terminated=1
@@ -46,7 +73,7 @@ set -m
 (
   cd {working_directory} || exit 113
   export SESSIONFLOW_JOB_KEY={key} SESSIONFLOW_REPORT={report}{variables}
-  exec {command}
+{activation}  exec {command}
 ) >>output.log 2>>errors.log </dev/null &
 child=$!
 set +m
@@ -63,14 +90,31 @@ if [ "$terminated" = 1 ]; then
 fi
 kill -KILL -- "-$child" 2>/dev/null
 [ -n "$killer" ] && kill -KILL "$killer" 2>/dev/null
-echo "$code $terminated" > ".exit.$restart" && sync ".exit.$restart" 2>/dev/null
-mv ".exit.$restart" "exit.$restart"
+if [ "$terminated" = 1 ]; then
+  for left in $(grep -lzsx {variable} /proc/[0-9]*/environ); do
+    left=${{left#/proc/}} left=${{left%/environ}}
+    [ "$left" = "$$" ] || kill -KILL "$left" 2>/dev/null
+  done
+fi
+times > .times
+{{ read -r _; read -r user system; }} < .times
+echo "$code $terminated $SECONDS $user $system" > ".exit.$restart" && sync ".exit.$restart" 2>/dev/null
+mv ".exit.$restart" "exit.$restart" || code=115
 announce
 exit "$code"
 """
 
 
-def job_script(job: Job, key: str, files: AttemptFiles, announcements: Path, command: tuple[str, ...]) -> str:
+def job_script(
+    job: Job,
+    key: str,
+    files: AttemptFiles,
+    announcements: Path,
+    command: tuple[str, ...],
+    *,
+    environment: Environment,
+    earlier: Sequence[str] = (),
+) -> str:
     """Return the script of one attempt.
 
     Args:
@@ -79,25 +123,48 @@ def job_script(job: Job, key: str, files: AttemptFiles, announcements: Path, com
         files: where it keeps its records; the directory exists.
         announcements: the folder in which it leaves its key when it began or ended, so that nobody need search.
         command: the argument list, with the interpreter resolved.
+        environment: what the command needs around it.
+        earlier: the jobs of the stage before, which must have succeeded.
     """
     group_writable = stat.S_IMODE(files.directory.parent.stat().st_mode) & stat.S_IWGRP
+    activation = f"  {{\n{environment.activate}\n  }} || exit 116\n" if environment.activate else ""
     return _SCRIPT.format(
         key=key,
         umask="0002" if group_writable else "0022",
         directory=shlex.quote(str(files.directory)),
         announcement=shlex.quote(str(announcements / key)),
-        claimed=CLAIMED_EXIT_CODE,
+        revoked=REVOKED,
+        earlier=" ".join(earlier),  # job names need no quotes
+        patience=PREDECESSOR_SECONDS,
         grace=TERM_GRACE_SECONDS,
         working_directory=shlex.quote(job.working_directory or str(files.directory)),
         report=shlex.quote(str(files.report)),
         variables="".join(f" {name}={shlex.quote(value)}" for name, value in sorted(job.variables.items())),
+        variable=shlex.quote(f"SESSIONFLOW_JOB_KEY={key}"),
+        activation=activation,
         command=shlex.join(command),
     )
 
 
 def parse_exit_record(text: str) -> ExitRecord | None:
-    """Read an exit record: the exit code, and 1 where the script had been told to end; None where it is no record."""
+    """Read an exit record; None where it is none.
+
+    It holds the exit code, 1 where the script had been told to end, the seconds that it ran, and user and system time
+    of the command as bash's `times` prints them, e.g. `0 0 75 1m12.250s 0m0.750s`.
+    """
     words = text.split()
-    if len(words) != 2 or not all(word.isdecimal() for word in words):
+    if len(words) < 2 or not all(word.isdecimal() for word in words[:2]):
         return None
-    return ExitRecord(int(words[0]), words[1] != "0")
+    seconds = float(words[2]) if len(words) > 2 and words[2].isdecimal() else None
+    spent = [_seconds(word) for word in words[3:5]]
+    cpu_seconds = None if len(spent) < 2 or None in spent else sum(s for s in spent if s is not None)
+    return ExitRecord(int(words[0]), words[1] != "0", seconds, cpu_seconds)
+
+
+def _seconds(word: str) -> float | None:
+    """Read `1m12.250s`; some locales write a comma."""
+    minutes, _, rest = word.removesuffix("s").replace(",", ".").partition("m")
+    try:
+        return int(minutes) * 60 + float(rest)
+    except ValueError:
+        return None

@@ -67,7 +67,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 def _follow(watcher: Watcher, arguments: dict[str, Any], seen: dict[str, Any]) -> None:
     work, number = followed_work(arguments)
-    watcher.follow(str(arguments.get("key") or ""), work, number, seen["id"], seen)
+    watcher.follow(str(arguments.get("key") or ""), work, number, seen)
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -15,16 +15,48 @@ SCHEDULERS = ("local", "slurm")
 
 
 @dataclass(frozen=True)
-class Site:
-    """What every request says of the server that it is sent to.
+class Environment:
+    """What a job's command needs around it.
 
     Attributes:
-        pythons: interpreter of each environment; those that are not named use the server side's own.
+        python: the interpreter that the word `PYTHON` stands for; empty: the one that `server install` put beside the
+            server side's own, else the server side's own.
+        activate: shell words of the site's administrator that run before the command (`module load …`,
+            `source activate …`); the job fails where they do.
     """
+
+    python: str = ""
+    activate: str = ""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What every job of a site asks of Slurm beside its resources.
+
+    Attributes:
+        partition, account, qos: empty: the site's default.
+        options: further words for sbatch, e.g. `--constraint=avx512`.
+    """
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    options: tuple[str, ...] = ()
+
+    def words(self) -> list[str]:
+        """Return the options as sbatch takes them."""
+        named = {"partition": self.partition, "account": self.account, "qos": self.qos}
+        return [*(f"--{name}={value}" for name, value in named.items() if value), *self.options]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What every request says of the server that it is sent to."""
 
     volumes: Volumes
     scheduler: str = "local"
-    pythons: dict[str, str] = field(default_factory=dict)
+    environments: dict[str, Environment] = field(default_factory=dict)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
     @property
     def state_directory(self) -> Path:
@@ -36,10 +68,23 @@ class Site:
         """Where job scripts leave their keys when they began or ended."""
         return self.state_directory / "announcements"
 
+    def environment(self, name: str) -> Environment:
+        """Return what the jobs of an environment need; one that the site does not describe needs nothing."""
+        return self.environments.get(name, Environment())
+
     def command(self, job: Job, manager_id: int) -> tuple[str, ...]:
         """Return a job's argument list with interpreter and manager id filled in."""
-        filled = {PYTHON: self.pythons.get(job.environment, sys.executable), MANAGER_ID: str(manager_id)}
+        filled = {PYTHON: self._python(job.environment), MANAGER_ID: str(manager_id)}
         return tuple(filled.get(word, word) for word in job.command)
+
+    def _python(self, name: str) -> str:
+        environment = self.environment(name)
+        if environment.python:
+            return environment.python
+        if environment.activate:
+            return "python"
+        installed = Path(sys.prefix).parent / name / "bin" / "python"
+        return str(installed) if sys.prefix != sys.base_prefix and installed.exists() else sys.executable
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -59,4 +104,10 @@ class Site:
         scheduler = str(data.get("scheduler") or "local")
         if scheduler not in SCHEDULERS:
             raise BadInputError(f"{scheduler!r} is no scheduler; known are {', '.join(SCHEDULERS)}. Nothing was done.")
-        return cls(Volumes(storage, working), scheduler, dict(data.get("pythons") or {}))
+        try:
+            environments = {name: Environment(**e) for name, e in dict(data.get("environments") or {}).items()}
+            slurm = dict(data.get("slurm") or {})
+            options = SlurmOptions(**{**slurm, "options": tuple(map(str, slurm.get("options") or ()))})
+        except TypeError as error:
+            raise BadInputError(f"This describes no server: {error}. Nothing was done.") from None
+        return cls(Volumes(storage, working), scheduler, environments, options)

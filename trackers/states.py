@@ -9,6 +9,7 @@ from typing import Literal
 EXIT_RECORD_DEADLINE_SECONDS = 60.0  # a job that wrote its exit record should be out of the scheduler by then
 RECORD_GRACE_SECONDS = 65.0  # beyond KillWait (30 s) and a network file system's cache (30 s), a record may still come
 LOST_DEADLINE_SECONDS = 600.0  # nothing anywhere for so long: the job is lost
+NEVER_SATISFIED = "DependencyNeverSatisfied"  # Slurm's word for a job that waits for one that has failed
 
 
 class JobState(StrEnum):
@@ -54,10 +55,14 @@ class ExitRecord:
     Attributes:
         exit_code: of the command, 128 + N after signal N.
         terminated: whether the script had been told to end (TERM).
+        seconds: how long the command ran.
+        cpu_seconds: processor time of the command and all that it waited for.
     """
 
     exit_code: int
     terminated: bool = False
+    seconds: float | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,22 @@ class Sighting:
     Attributes:
         kind: "seen" in `state`; "absent": it answered, and does not know the job; "unknown": it could not be asked.
         reason: the scheduler's words, for people.
+        restarts: how often the scheduler has requeued the job; records of earlier restarts do not count.
+        scheduler_id: under which it knows the job.
+        never_began: it ended without having begun, and can no longer begin: no record is to be waited for.
     """
 
     kind: Literal["seen", "absent", "unknown"]
     state: JobState | None = None
     reason: str = ""
+    restarts: int | None = None
+    scheduler_id: str = ""
+    never_began: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What of it counts when one asks since when it has been so."""
+        return f"{self.kind} {self.state or ''}".strip()
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,7 @@ def judge(
             return Verdict(*_by_record(record, seen, sighting.reason))
         return Verdict(JobState.COMPLETING)
     if seen is not None:
-        too_early = seen.ended and waited_seconds < grace_seconds
+        too_early = seen.ended and waited_seconds < grace_seconds and not sighting.never_began
         return Verdict(JobState.COMPLETING if too_early else seen, sighting.reason)
     if waited_seconds < LOST_DEADLINE_SECONDS:
         return Verdict(None, sighting.reason, ask_accounting=True)
@@ -118,7 +134,7 @@ def _by_record(record: ExitRecord, seen: JobState | None, reason: str) -> tuple[
     """Read the end from the record, its cause refined by the scheduler, which knows of limits and cancels."""
     if record.exit_code == 0 and not record.terminated:
         return JobState.COMPLETED, ""
-    if seen is not None and seen.ended and seen is not JobState.COMPLETED:
+    if seen is not None and seen.ended and seen not in (JobState.COMPLETED, JobState.FAILED):
         return seen, reason
     if record.terminated:
         return JobState.CANCELLED, reason or "ended on request"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,10 +19,12 @@ from trackers.errors import TrackerCorruptError
 from trackers.files import atomic_write, locked, make_directory
 from trackers.graph import Graph, Job, Resources
 from trackers.names import ProcessingPipelines
-from trackers.states import JobState
+from trackers.retries import next_resources
+from trackers.states import NEVER_SATISFIED, JobState
 
 Status = Literal["open", "succeeded", "failed", "aborted"]
 RECORD = "submission.json"
+REVOKED = "revoked"  # in place of an owner in a claim: this attempt must not begin any more
 VERSION = 1
 _TAIL_BYTES = 4096
 
@@ -41,26 +44,52 @@ def digest_of(target: str, pipeline: ProcessingPipelines, settings: dict[str, An
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a job took, as far as it is known: from its own records, and from Slurm's accounting where there is one.
+
+    Attributes:
+        node: where it ran.
+        queued_seconds, ran_seconds: how long it waited and ran.
+        cpu_seconds: processor time.
+        memory_gb: most memory at a time, GB.
+    """
+
+    node: str = ""
+    queued_seconds: float | None = None
+    ran_seconds: float | None = None
+    cpu_seconds: float | None = None
+    memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One time that a job was handed to the scheduler.
 
     Attributes:
         number: counted from 1 and never reused.
         scheduler_id: the scheduler's name for it, empty until it is known.
+        after: the scheduler's names of the attempts that it was told to wait for.
         resources: what this attempt asks for; a retry may ask for more.
         reason: why it is in this state, for people.
-        first_seen: when the server side first saw the present combination of facts (UTC); deadlines run from here.
+        seen: the combination of facts (exit record, the scheduler's word) that the state was read from.
+        first_seen: when the server side first saw that combination (UTC); deadlines run from here.
+        never_began: it ended without having begun.
+        usage: what it really took; see `Usage`.
     """
 
     number: int
     resources: Resources
     state: JobState = JobState.PLANNED
     scheduler_id: str = ""
+    after: tuple[str, ...] = ()
     reason: str = ""
     exit_code: int | None = None
     planned: str = field(default_factory=now)
+    seen: str = ""
     first_seen: str = ""
     ended: str = ""
+    never_began: bool = False
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True)
@@ -124,6 +153,28 @@ class Submission:
         """Whether every job of the stages before has succeeded."""
         stage = self.graph.stage_of(job.name)
         return all(self.succeeded(earlier.name) for s in self.graph.stages[:stage] for earlier in s.jobs)
+
+    def before(self, job: str) -> list[str]:
+        """Return the jobs of the stage before a job's."""
+        stage = self.graph.stage_of(job)
+        return [] if stage == 0 else [earlier.name for earlier in self.graph.stages[stage - 1].jobs]
+
+    def next_resources(self, job: str) -> Resources | None:
+        """Return what a job's next attempt is to ask for; None where it has not ended, or is not tried again."""
+        last = self.last(job)
+        if not self.open or self.cancelling or not last.state.ended or self.succeeded(job):
+            return None
+        if last.never_began and last.reason == NEVER_SATISFIED:  # a site that clears dependents away after a failure
+            return None if self.waits_for_a_failure(job) else last.resources
+        return next_resources(last.state, last.number, last.resources)
+
+    def waits_for_a_failure(self, job: str) -> bool:
+        """Whether a job of an earlier stage has ended without success and is not tried again: this one never starts."""
+        earlier = [j.name for stage in self.graph.stages[: self.graph.stage_of(job)] for j in stage.jobs]
+        return any(
+            self.last(name).state.ended and not self.succeeded(name) and self.next_resources(name) is None
+            for name in earlier
+        )
 
     def with_attempt(self, job: str, attempt: Attempt) -> Submission:
         """Return a copy in which `attempt` replaces the one of its number, or comes after the last."""
@@ -216,6 +267,13 @@ class SubmissionFolder:
         make_directory(directory)
         atomic_write(directory / RECORD, json.dumps(submission.to_json(), indent=1).encode())
 
+    def prune(self, kept: int) -> None:
+        """Remove closed submissions but the newest ones."""
+        for number in self.numbers()[:-kept]:
+            with contextlib.suppress(TrackerCorruptError):
+                if not self.read(number).open:
+                    shutil.rmtree(self.submission_directory(number), ignore_errors=True)
+
     def submission_directory(self, number: int) -> Path:
         """Return the folder of one submission."""
         return self.directory / f"{number:04d}"
@@ -252,6 +310,26 @@ class AttemptFiles:
         return self.directory / "report.json"
 
     @property
+    def script_log(self) -> Path:
+        """What the script itself, and Slurm, say of the job."""
+        return self.directory / "script.log"
+
+    @property
+    def handed_over(self) -> Path:
+        """There from before the scheduler was given the attempt: without it, it certainly does not know it."""
+        return self.directory / "handed_over"
+
+    @property
+    def scheduler_id(self) -> Path:
+        """Holds the scheduler's name for the attempt, as soon as it answered."""
+        return self.directory / "scheduler_id"
+
+    @property
+    def held(self) -> Path:
+        """There while the attempt is held until the jobs that wait for it have been pointed to it."""
+        return self.directory / "held"
+
+    @property
     def life(self) -> Path:
         """A local job's lock: held as long as a process of it lives."""
         return self.directory / "life"
@@ -275,12 +353,39 @@ class AttemptFiles:
 
     def last_lines(self, count: int = 20) -> list[str]:
         """Return the last lines that the command printed on stderr; of what it printed at all where that is empty."""
-        lines = (_tail(self.errors) or _tail(self.output)).splitlines()
+        lines = (_tail(self.errors) or _tail(self.script_log) or _tail(self.output)).splitlines()
         return [line for line in lines if line.strip()][-count:]
+
+    def scheduler_words(self) -> str:
+        """Return the end of what the script and Slurm said of the job."""
+        return _tail(self.script_log)
 
     def claim(self, restart: int = 0) -> Path:
         """Return the file whose creation lets one of two copies of the job run."""
         return self.directory / f"claim.{restart}"
+
+    def owner(self) -> tuple[int, str] | None:
+        """Return the newest restart that has begun, and the scheduler's id of the copy that runs it."""
+        claims = [int(p.suffix[1:]) for p in self.directory.glob("claim.*") if p.suffix[1:].isdecimal()]
+        for restart in sorted(claims, reverse=True):
+            with contextlib.suppress(OSError):
+                if (word := self.claim(restart).read_text(errors="replace").strip()) != REVOKED:
+                    return restart, word
+        return None
+
+    def revoke(self) -> bool:
+        """Make sure that the attempt does not begin any more; False where it has begun."""
+        with contextlib.suppress(FileExistsError), self.claim().open("x") as claim:
+            claim.write(REVOKED + "\n")
+        return self.owner() is None
+
+    def started(self, restart: int = 0) -> tuple[str, str] | None:
+        """Return the host on which the command began, and when by that host's clock (UTC, ISO 8601)."""
+        try:
+            _, host, seconds = (self.directory / f"started.{restart}").read_text().split()
+            return host, datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")
+        except (OSError, ValueError):
+            return None
 
     def exit_record(self, restart: int = 0) -> Path:
         """Return the file that says how the command ended."""
@@ -298,4 +403,10 @@ def _tail(path: Path) -> str:
 
 
 def _attempt(data: dict[str, Any]) -> Attempt:
-    return Attempt(**{**data, "state": JobState(data["state"]), "resources": Resources(**data["resources"])})
+    typed = {
+        "state": JobState(data["state"]),
+        "resources": Resources(**data["resources"]),
+        "usage": Usage(**data["usage"]),
+        "after": tuple(data["after"]),
+    }
+    return Attempt(**{**data, **typed})

@@ -1,4 +1,4 @@
-"""Looks after submissions that somebody follows, and says what has changed: one loop for all of them."""
+"""Looks after submissions that somebody follows, and says what has changed: one loop, and one question, for all."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trackers.errors import SessionflowError
+from trackers.submission import Submission
 from trackers.work import Work
 
 TICK_SECONDS = 0.1  # one look into one folder: has any job script announced something?
-SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 10.0  # between looks at a submission that announced nothing
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 30.0  # between questions as long as nothing is announced
+WIDENING = 1.5
 
 Emit = Callable[[dict[str, Any]], None]
 View = Callable[[Any, Any], dict[str, Any]]
@@ -24,11 +26,9 @@ View = Callable[[Any, Any], dict[str, Any]]
 @dataclass
 class _Followed:
     work: Work
-    number: int
-    submission_id: str
+    submission: Submission
     last: dict[str, Any] = field(default_factory=dict)
-    interval: float = SHORTEST_SECONDS
-    due: float = 0.0
+    fingerprint: Hashable = None
 
 
 class Watcher:
@@ -38,14 +38,19 @@ class Watcher:
         self._emit = emit
         self._view = view
         self._followed: dict[str, _Followed] = {}
+        self._announced: set[str] = set()
+        self._asked, self._due, self._interval = 0.0, 0.0, SHORTEST_SECONDS
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
-    def follow(self, key: str, work: Work, number: int, submission_id: str, seen: dict[str, Any]) -> None:
+    def follow(self, key: str, work: Work, number: int, seen: dict[str, Any]) -> None:
         """Report what changes from `seen` on, as events with `key`."""
+        followed = _Followed(work, work.folder.read(number), seen)
         with self._lock:
-            self._followed[key] = _Followed(work, number, submission_id, seen)
+            self._followed[key] = followed
+            self._interval = SHORTEST_SECONDS
+            self._due = min(self._due, time.monotonic() + SHORTEST_SECONDS)
             if not self._thread.is_alive():
                 self._thread.start()
 
@@ -57,29 +62,45 @@ class Watcher:
         while not self._stopping.wait(TICK_SECONDS):
             with self._lock:
                 followed = dict(self._followed)
-            ids = {item.submission_id for item in followed.values()}
-            announced = _announced({item.work.target.site.announcements for item in followed.values()}, ids)
+            if not followed:
+                continue
+            ids = {item.submission.id for item in followed.values()}
+            self._announced |= announced({item.work.target.site.announcements for item in followed.values()}, ids)
             now = time.monotonic()
-            for key, item in followed.items():
-                if item.submission_id in announced or now >= item.due:
-                    self._look(key, item)
+            gap = max(_scheduler(item).shortest_gap_seconds for item in followed.values())
+            if now >= self._due or (self._announced and now >= self._asked + gap):
+                self._look_at_all(followed)
 
-    def _look(self, key: str, item: _Followed) -> None:
+    def _look_at_all(self, followed: dict[str, _Followed]) -> None:
+        """Ask once, then look at those of which there may be news."""
+        heard, self._announced = self._announced, set()
+        self._asked = time.monotonic()
+        for scheduler, submissions in _by_scheduler(followed.values()):
+            scheduler.ask(submissions)
+        changed = False
+        for key, item in followed.items():
+            fingerprint = _scheduler(item).fingerprint(item.submission)
+            if fingerprint is None or fingerprint != item.fingerprint or item.submission.id in heard or _waits(item):
+                item.fingerprint = fingerprint
+                changed |= self._look(key, item)
+        self._interval = SHORTEST_SECONDS if changed or heard else min(self._interval * WIDENING, LONGEST_SECONDS)
+        self._due = time.monotonic() + self._interval
+
+    def _look(self, key: str, item: _Followed) -> bool:
+        """Bring one submission up to date; tell whether anything about it has changed."""
         try:
-            submission = item.work.settle(item.number)
-            view = self._view(item.work, submission)
+            item.submission = item.work.settle(item.submission.number)
+            view = self._view(item.work, item.submission)
         except (SessionflowError, OSError) as error:
             self._emit({"event": "trouble", "key": key, "message": str(error)})
-            item.interval = LONGEST_SECONDS
-        else:
-            changed = view != item.last
-            if changed:
-                item.last = view
-                self._emit({"event": "submission", "key": key, "view": view})
-            item.interval = SHORTEST_SECONDS if changed else min(item.interval * 1.5, LONGEST_SECONDS)
-            if not submission.open or all(job["ended"] or job["blocked"] for job in view["jobs"]):
-                self._drop(key, item)
-        item.due = time.monotonic() + item.interval
+            return False
+        changed = view != item.last
+        if changed:
+            item.last = view
+            self._emit({"event": "submission", "key": key, "view": view})
+        if not item.submission.open or all(job["over"] for job in view["jobs"]):
+            self._drop(key, item)
+        return changed
 
     def _drop(self, key: str, item: _Followed) -> None:
         with self._lock:
@@ -87,7 +108,7 @@ class Watcher:
                 del self._followed[key]
 
 
-def _announced(folders: set[Path], ids: set[str]) -> set[str]:
+def announced(folders: Collection[Path], ids: Collection[str]) -> set[str]:
     """Return which of the submissions have jobs that announced something, and take their announcements away."""
     found = set()
     for folder in folders:
@@ -98,3 +119,19 @@ def _announced(folders: set[Path], ids: set[str]) -> set[str]:
                     found.add(submission_id)
                     Path(entry.path).unlink(missing_ok=True)
     return found
+
+
+def _scheduler(item: _Followed) -> Any:
+    return item.work.scheduler(item.submission)
+
+
+def _waits(item: _Followed) -> bool:
+    """Whether a job of it waits to be handed over, and can be now."""
+    return bool(_scheduler(item).due(item.work.folder, item.submission))
+
+
+def _by_scheduler(followed: Collection[_Followed]) -> list[tuple[Any, list[Submission]]]:
+    groups: dict[str, tuple[Any, list[Submission]]] = {}
+    for item in followed:
+        groups.setdefault(item.submission.scheduler, (_scheduler(item), []))[1].append(item.submission)
+    return list(groups.values())

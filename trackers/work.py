@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
+from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
 from trackers.errors import SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
-from trackers.graph import Graph, Job, Resources
-from trackers.local import LocalScheduler
+from trackers.graph import Graph, Job
 from trackers.names import ProcessingPipelines
 from trackers.processes import this_account
 from trackers.results import write_result
+from trackers.scheduler import Scheduler, scheduler_of
 from trackers.script import job_script, parse_exit_record
-from trackers.states import ExitRecord, JobState, Verdict, judge
-from trackers.submission import Attempt, Submission, digest_of, new_submission, now
+from trackers.states import ExitRecord, JobState, Sighting
+from trackers.submission import AttemptFiles, Submission, Usage, digest_of, new_submission
 from trackers.targets import PROJECT_PIPELINES, Target
-from trackers.tracker import FRESH, TrackerState
 
-LOG_TAIL_LINES = 20
+KEPT_PROJECT_SUBMISSIONS = 20  # a project's manifest is made after every run on every session
 _COUNTERPART = {
     ProcessingPipelines.PREPARATION: ProcessingPipelines.ARCHIVING,
     ProcessingPipelines.ARCHIVING: ProcessingPipelines.PREPARATION,
@@ -45,13 +43,20 @@ class Request:
 
 
 class Work:
-    """One pipeline on one target. Every method takes the submissions' lock for what it reads and changes."""
+    """One pipeline on one target.
+
+    Every method takes the submissions' lock for what it reads and changes; whatever may take long (questions to the
+    scheduler, handing jobs over, ending them) happens before or after, never under it.
+    """
 
     def __init__(self, target: Target, pipeline: ProcessingPipelines) -> None:
         self.target = target
         self.pipeline = pipeline
         self.folder = target.submissions(pipeline)
-        self.scheduler = LocalScheduler(target.site)
+
+    def scheduler(self, submission: Submission) -> Scheduler:
+        """Return the scheduler that a submission's jobs were given to, whatever the site uses now."""
+        return scheduler_of(self.target.site, submission.scheduler)
 
     def submit(self, request: Request) -> Submission:
         """Open a submission or continue the one with the same digest, and hand its jobs to the scheduler.
@@ -61,6 +66,7 @@ class Work:
             TrackerOwnedError: the tracker is running under a manager that is not known here.
         """
         digest = digest_of(self.target.name, self.pipeline, request.settings)
+        self.ask()
         with self.folder.lock():
             current = self.folder.current()
             self._check_tracker(current, request.manager_id)
@@ -70,30 +76,29 @@ class Work:
                 submission = self._continued(self._judged(current), request)
             self.folder.save(submission)  # intent is on disk before the scheduler hears of it
             self.write_tracker(submission)
-        self._start(submission)
-        return submission
+        return self._start(submission)
+
+    def ask(self) -> None:
+        """Bring up to date what the scheduler says of the open submission; may take long."""
+        current = self.folder.current()
+        if current is not None and current.open and any(a.scheduler_id for a in map(current.last, current.attempts)):
+            self.scheduler(current).ask([current])
 
     def refresh(self, number: int) -> Submission:
-        """Bring a submission's record up to date with the facts; starts nothing."""
+        """Bring a submission's record up to date with the facts that are known; starts and asks nothing."""
+        with self.folder.lock():
+            submission = self.folder.read(number)
+            return self._refreshed(submission) if submission.open else submission
+
+    def settle(self, number: int) -> Submission:
+        """Refresh, plan the next attempts, and have the scheduler take what it has not, or has dropped."""
         with self.folder.lock():
             submission = self.folder.read(number)
             if not submission.open:
                 return submission
-            judged = self._judged(submission)
-            if judged != submission:
-                self.folder.save(judged)
-                self.write_tracker(judged)
-        return judged
-
-    def settle(self, number: int) -> Submission:
-        """Refresh, and have the scheduler start again what it has dropped."""
-        submission = self.refresh(number)
-        if (
-            submission.open
-            and not submission.cancelling
-            and any(self._dropped(submission, j) for j in submission.live_jobs())
-        ):
-            self.scheduler.start(self.folder, submission)
+            submission = self._refreshed(submission, retry=not submission.cancelling)
+        if not submission.cancelling and self.scheduler(submission).due(self.folder, submission):
+            submission = self._start(submission)
         return submission
 
     def running(self, submission: Submission) -> list[str]:
@@ -104,20 +109,6 @@ class Work:
             if not self._never_starts(submission, job) and submission.last(job.name).state is not JobState.PLANNED
         ]
 
-    def retry(self, number: int, job: str, attempt: int, resources: Resources) -> Submission:
-        """Plan the attempt after `attempt` at a job, if that one has ended without success, and hand it over."""
-        with self.folder.lock():
-            submission = self.folder.read(number)
-            last = submission.last(job)
-            if not submission.open or submission.cancelling or not last.state.ended:
-                return submission
-            if submission.succeeded(job) or last.number != attempt:  # a request that came twice retries once
-                return submission
-            submission = submission.with_next_attempt(job, resources)
-            self.folder.save(submission)
-        self._start(submission)
-        return submission
-
     def cancel(self, number: int) -> bool:
         """End every job of the submission; tell whether none of their processes is left."""
         with self.folder.lock():
@@ -127,29 +118,34 @@ class Work:
             if not submission.cancelling:
                 submission = replace(submission, cancelling=True)
                 self.folder.save(submission)  # from now on nothing of it is started
-        return self.scheduler.cancel(self.folder, submission)
+        return self.scheduler(submission).cancel(self.folder, submission)
 
     def finish(self, number: int, *, keep_logs: bool, facts: dict[str, Any]) -> Submission:
         """Close a submission none of whose jobs runs: result record, tracker, and the logs of a success.
 
         Raises:
-            SubmissionError: a job still runs or waits.
+            SubmissionError: a job still runs or waits, or the scheduler still has one that will never start.
         """
+        submission = self.folder.read(number)
+        usage = self._clear(submission) if submission.open else {}
         with self.folder.lock():
-            submission = self._judged(self.folder.read(number))
+            submission = self.folder.read(number)
             if not submission.open:
                 self.write_tracker(submission)  # an earlier manager may have died between the two
                 return submission
+            submission = self._judged(submission)
             if running := self.running(submission):
                 self.folder.save(submission)
                 raise SubmissionError(f"{submission.name} cannot be closed: {', '.join(running)} still run or wait.")
-            submission = _closed(submission)
+            submission = with_usage(closed(submission), usage, self._own_usage(submission))
             if submission.status == "succeeded":
                 write_result(self.target, submission, self.folder, facts)
             self.folder.save(submission)
             self.write_tracker(submission)
             if submission.status == "succeeded":
                 self._after_success(submission, keep_logs=keep_logs)
+            if self.pipeline in PROJECT_PIPELINES:
+                self.folder.prune(KEPT_PROJECT_SUBMISSIONS)
         return submission
 
     def blocked(self, submission: Submission) -> list[str]:
@@ -159,7 +155,7 @@ class Work:
     def _continues(self, current: Submission, digest: str, request: Request) -> bool:
         if current.digest == digest:
             return current.status != "succeeded" and not (request.reprocess and not current.open)
-        if current.open and self._judged(current).live_jobs():
+        if current.open and self.running(self._judged(current)):
             raise SubmissionError(
                 f"{self.pipeline} of {self.target.name} was started with other settings, and its jobs still run or "
                 "wait. Nothing was submitted. Wait for them, or end them with: sessionflow cancel"
@@ -168,7 +164,7 @@ class Work:
 
     def _opened(self, current: Submission | None, digest: str, request: Request) -> Submission:
         if current is not None and current.open and self.pipeline not in PROJECT_PIPELINES:
-            self.folder.save(_closed(replace(self._judged(current), cancelling=True)))
+            self.folder.save(closed(replace(self._judged(current), cancelling=True)))
         return new_submission(
             request.graph,
             number=(current.number if current else 0) + 1,
@@ -202,53 +198,99 @@ class Work:
                 submission = submission.with_next_attempt(job.name, wanted.get(job.name, last.resources))
         return submission
 
-    def _start(self, submission: Submission) -> None:
-        """Write the scripts of planned attempts and hand them over."""
+    def _start(self, submission: Submission) -> Submission:
+        """Write the scripts of planned attempts, hand them over, and record what the scheduler answered."""
         make_directory(self.target.site.announcements)
         for job in submission.live_jobs():
-            attempt = submission.last(job.name)
-            files = self.folder.attempt_files(submission, job.name, attempt.number)
-            if not files.script.exists():
-                make_directory(files.directory)
-                script = job_script(
-                    job,
-                    submission.key(job.name, attempt.number),
-                    files,
-                    self.target.site.announcements,
-                    self.target.site.command(job, submission.manager_id),
-                )
-                atomic_write(files.script, script.encode(errors="surrogateescape"))
-        self.scheduler.start(self.folder, submission)
+            self._write_script(submission, job)
+        scheduler = self.scheduler(submission)
+        handed = scheduler.start(self.folder, submission)
+        if not handed:
+            return submission
+        with self.folder.lock():
+            before = self.folder.read(submission.number)
+            submission = with_handover(before, handed) if before.open else before
+            if submission != before:
+                self.folder.save(submission)
+                self.write_tracker(submission)
+        if any(answer.refused for answer in handed):
+            scheduler.cancel(self.folder, submission)
+        return submission
+
+    def _write_script(self, submission: Submission, job: Job) -> None:
+        attempt = submission.last(job.name)
+        files = self.folder.attempt_files(submission, job.name, attempt.number)
+        if files.script.exists():
+            return
+        make_directory(files.directory)
+        script = job_script(
+            job,
+            submission.key(job.name, attempt.number),
+            files,
+            self.target.site.announcements,
+            self.target.site.command(job, submission.manager_id),
+            environment=self.target.site.environment(job.environment),
+            earlier=submission.before(job.name),
+        )
+        atomic_write(files.script, script.encode(errors="surrogateescape"))
+
+    def _refreshed(self, submission: Submission, *, retry: bool = False) -> Submission:
+        """Judge, plan the next attempts where asked to, and save what has changed; the lock is held."""
+        judged_now = self._judged(submission)
+        if retry:
+            judged_now = with_retries(judged_now)
+        if judged_now != submission:
+            self.folder.save(judged_now)
+            self.write_tracker(judged_now)
+        return judged_now
 
     def _judged(self, submission: Submission) -> Submission:
         """Return the submission with every job's state as the facts have it now."""
+        scheduler = self.scheduler(submission)
         attempts = [(job.name, submission.last(job.name)) for job in submission.live_jobs()]
-        sightings = self.scheduler.look(self.folder, submission, attempts)
+        sightings = scheduler.look(self.folder, submission, attempts)
         for name, attempt in attempts:
-            record = self._exit_record(submission, name, attempt)
-            verdict = judge(record, sightings[name], _seconds_since(attempt.first_seen), self.scheduler.grace_seconds)
-            submission = submission.with_attempt(name, _updated(attempt, verdict, record, submission))
+            files = self.folder.attempt_files(submission, name, attempt.number)
+            record = exit_record(files, sightings[name])
+            grace = scheduler.grace_seconds if record is None and sightings[name].kind == "seen" else 0.0
+            changed = judged(attempt, record, sightings[name], grace, cancelling=submission.cancelling)
+            submission = submission.with_attempt(name, changed)
         return submission
 
-    def _exit_record(self, submission: Submission, job: str, attempt: Attempt) -> ExitRecord | None:
-        try:
-            return parse_exit_record(
-                self.folder.attempt_files(submission, job, attempt.number).exit_record().read_text()
-            )
-        except (OSError, UnicodeDecodeError):
-            return None
+    def _clear(self, submission: Submission) -> dict[str, Usage]:
+        """Have the scheduler forget the jobs that will never start; return what it knows of the others.
 
-    def _dropped(self, submission: Submission, job: Job) -> bool:
-        return submission.last(job.name).state is JobState.PLANNED and submission.ready(job)
+        Raises:
+            SubmissionError: it could not be told.
+        """
+        scheduler = self.scheduler(submission)
+        never = [job for job in self.blocked(submission) if submission.last(job).state is not JobState.PLANNED]
+        if never and not submission.cancelling and not scheduler.clear(self.folder, submission, never):
+            raise SubmissionError(
+                f"{submission.name} cannot be closed yet: {', '.join(never)} will never start, but could not be taken "
+                "away from the scheduler."
+            )
+        return scheduler.usage(submission)
+
+    def _own_usage(self, submission: Submission) -> dict[str, Usage]:
+        """Return what the jobs' own records say that they took."""
+        found = {}
+        for job in submission.attempts:
+            files = self.folder.attempt_files(submission, job, submission.last(job).number)
+            restart = (files.owner() or (0, ""))[0]
+            record, started = exit_record(files, None), files.started(restart)
+            found[job] = Usage(
+                node=started[0] if started else "",
+                ran_seconds=record.seconds if record else None,
+                cpu_seconds=record.cpu_seconds if record else None,
+            )
+        return found
 
     def _never_starts(self, submission: Submission, job: Job) -> bool:
         """Whether a job has not begun, and will not: it is being cancelled, or a job before it ended otherwise."""
         if submission.last(job.name).state not in (JobState.PLANNED, JobState.PENDING):
             return False
-        stage = submission.graph.stage_of(job.name)
-        earlier = [j.name for s in submission.graph.stages[:stage] for j in s.jobs]
-        failed = any(submission.last(n).state.ended and not submission.succeeded(n) for n in earlier)
-        return submission.cancelling or (failed and not submission.ready(job))
+        return submission.cancelling or submission.waits_for_a_failure(job.name)
 
     def _check_tracker(self, current: Submission | None, manager_id: int) -> None:
         if self.pipeline in PROJECT_PIPELINES:
@@ -265,8 +307,12 @@ class Work:
 
     def write_tracker(self, submission: Submission) -> None:
         """Write the tracker as the record has it; it is for everyone to read, and never what we decide by."""
-        if self.pipeline not in PROJECT_PIPELINES:  # the manifest's program keeps its own, under the feather's lock
-            self.target.tracker(self.pipeline).set_state(tracker_state(submission))
+        if self.pipeline in PROJECT_PIPELINES:
+            return  # the manifest's program keeps its own, under the feather's lock
+        tracker = self.target.tracker(self.pipeline)
+        driven = submission.open and any(job.drives_tracker for job in submission.live_jobs())
+        if not (driven and tracker.read().running):  # what a program of 5.1.0 makes of it is corrected at its end
+            tracker.set_state(tracker_state(submission))
 
     def _after_success(self, submission: Submission, *, keep_logs: bool) -> None:
         if counterpart := _COUNTERPART.get(self.pipeline):
@@ -279,49 +325,12 @@ class Work:
                     files.errors.unlink(missing_ok=True)
 
 
-def tracker_state(submission: Submission) -> TrackerState:
-    """Compute the tracker from the record: it counts distinct succeeded jobs."""
-    count = len(submission.attempts)
-    done = sum(submission.succeeded(job) for job in submission.attempts)
-    if submission.status == "open":
-        return TrackerState(running=True, manager_id=submission.manager_id, job_count=count, completed_jobs=done)
-    if submission.status == "succeeded":
-        return TrackerState(complete=True, job_count=count, completed_jobs=count)
-    if submission.status == "failed":
-        return TrackerState(encountered_error=True, job_count=count, completed_jobs=done)
-    return FRESH
-
-
-def _closed(submission: Submission) -> Submission:
-    """Decide how a submission ended, none of whose jobs runs."""
-    for job in submission.live_jobs():
-        attempt = replace(
-            submission.last(job.name), state=JobState.CANCELLED, reason="it was never started", ended=now()
-        )
-        submission = submission.with_attempt(job.name, attempt)
-    if all(submission.succeeded(job) for job in submission.attempts):
-        return replace(submission, status="succeeded", ended=now())
-    return replace(submission, status="aborted" if submission.cancelling else "failed", ended=now())
-
-
-def _updated(attempt: Attempt, verdict: Verdict, record: ExitRecord | None, submission: Submission) -> Attempt:
-    state = verdict.state or attempt.state
-    reason = verdict.reason or ("" if verdict.state else attempt.reason)
-    if submission.cancelling and state in (JobState.FAILED, JobState.LOST):
-        state, reason = JobState.CANCELLED, "ended on request"
-    if (state, reason) == (attempt.state, attempt.reason) and attempt.first_seen:
-        return attempt
-    return replace(
-        attempt,
-        state=state,
-        reason=reason,
-        exit_code=record.exit_code if record else attempt.exit_code,
-        first_seen=now(),
-        ended=now() if state.ended else "",
-    )
-
-
-def _seconds_since(moment: str) -> float:
-    if not moment:
-        return 0.0
-    return max(0.0, time.time() - datetime.fromisoformat(moment).astimezone(UTC).timestamp())
+def exit_record(files: AttemptFiles, sighting: Sighting | None) -> ExitRecord | None:
+    """Return how an attempt's command ended; only the record of its newest restart counts."""
+    restarts = sighting.restarts if sighting is not None else None
+    if restarts is None:
+        restarts = (files.owner() or (0, ""))[0]
+    try:
+        return parse_exit_record(files.exit_record(restarts).read_text())
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -31,3 +31,14 @@ def next_resources(state: JobState, attempt: int, resources: Resources) -> Resou
             return resources
         case _:
             return None
+
+
+def limit(state: JobState, resources: Resources) -> str:
+    """Say, for people, that a job which ran out of memory or time cannot be given more; empty for other ends."""
+    match state:
+        case JobState.OUT_OF_MEMORY:
+            return f"it may not ask for more than the {resources.memory_gb:g} GB that it had"
+        case JobState.TIMEOUT:
+            return f"it may not ask for more than the {resources.minutes} min that it had"
+        case _:
+            return ""

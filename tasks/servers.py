@@ -1,0 +1,182 @@
+"""What is known of a server: its address, its volumes, its scheduler, and what its jobs need there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.ssh_config import SshAddress
+from trackers.errors import BadInputError
+from trackers.graph import Graph, Job, Stage
+
+INSTALLED = ".local/share/sessionflow"  # below the account's home: where `server install` puts the environments
+
+
+class Environment(BaseModel):
+    """What the jobs of one environment need around them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    python: str = Field(default="", description="Path of its interpreter; empty: the one that was installed.")
+    activate: str = Field(
+        default="", description="Shell words that run before each job, e.g. `module load conda && conda activate s2p`."
+    )
+
+
+class Slurm(BaseModel):
+    """What every job asks of Slurm beside its resources."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    partition: str = Field(default="", description="Empty: the site's default.")
+    account: str = Field(default="", description="The account that is charged; empty: the default.")
+    qos: str = Field(default="", description="Quality of service; empty: the default.")
+    options: list[str] = Field(default=[], description="Further options of sbatch, e.g. --constraint=avx512.")
+
+
+class Override(BaseModel):
+    """What a job asks for here instead of what its pipeline says; what is not given stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cpus: int | None = Field(default=None, ge=1, description="Cores.")
+    memory_gb: float | None = Field(default=None, gt=0, description="Memory, GB.")
+    minutes: int | None = Field(default=None, ge=1, description="Time limit, minutes.")
+    gpus: int | None = Field(default=None, ge=0, description="Graphics cards.")
+    maximum_memory_gb: float | None = Field(default=None, gt=0, description="How far retries may go, GB.")
+    maximum_minutes: int | None = Field(default=None, ge=1, description="How far retries may go, minutes.")
+
+
+class Server(BaseModel):
+    """A compute server; without a host it is this computer. It holds the path of a key, and no secret."""
+
+    name: str = Field(default="", description="How people call it; `sessionflow server … NAME`.")
+    host: str = Field(default="", description="Its name or address, or a Host of ~/.ssh/config; empty: this computer.")
+    user: str = Field(default="", description="The account there; empty: as ~/.ssh/config says, else the same as here.")
+    port: int = Field(default=0, ge=0, le=65535, description="0: as ~/.ssh/config says, else 22.")
+    key_file: str = Field(default="", description="Path of the private key here; empty: agent and default keys.")
+    known_hosts_file: str = Field(default="", description="Its host key stands there; empty: ~/.ssh/known_hosts.")
+    interactive_login: bool = Field(
+        default=False, description="The site asks for one-time passwords: people log in by `sessionflow server login`."
+    )
+    storage_root: str = Field(description="Absolute path of the slow, large volume, on the server.")
+    working_root: str = Field(default="", description="Absolute path of the fast, small volume; empty: one volume.")
+    shared_directory_name: str = Field(
+        default="", description="Folder of both volumes that holds the projects; empty: the roots themselves."
+    )
+    scheduler: Literal["local", "slurm"] = Field(
+        default="local", description="What runs the jobs: processes of the server itself, or its Slurm cluster."
+    )
+    environments: dict[str, Environment] = Field(
+        default={}, description="By name (core, manifest, behavior, …): interpreter and activation."
+    )
+    slurm: Slurm = Field(default=Slurm(), description="Partition, account, QOS and further options.")
+    resources: dict[str, Override] = Field(
+        default={}, description="By pipeline (behavior) or job (suite2p/plane-*): what it asks for here."
+    )
+
+    @property
+    def storage(self) -> str:
+        """The folder that holds the projects on the storage volume."""
+        return str(PurePosixPath(self.storage_root) / self.shared_directory_name)
+
+    @property
+    def working(self) -> str:
+        """The folder that holds the projects on the working volume."""
+        return str(PurePosixPath(self.working_root or self.storage_root) / self.shared_directory_name)
+
+    def address(self) -> SshAddress:
+        """Return how it is reached over SSH."""
+        return SshAddress(
+            *(self.host, self.user, self.port, self.key_file, self.known_hosts_file),
+            interactive=self.interactive_login,
+            name=self.name,
+        )
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return self.name or self.host or "this computer"
+
+    def site(self) -> dict[str, Any]:
+        """Return what every request to the server side says of the server."""
+        environments = {name: environment.model_dump() for name, environment in self.environments.items()}
+        site = {"storage": self.storage, "working": self.working, "scheduler": self.scheduler}
+        return {**site, "environments": environments, "slurm": self.slurm.model_dump()}
+
+    def server_side(self) -> tuple[str, ...]:
+        """Return the command that starts the server side there."""
+        core = self.environments.get("core", Environment())
+        python = core.python or ("python" if core.activate else f"{INSTALLED}/core/bin/python")
+        serve = (python, "-P", "-m", "trackers", "serve")
+        if not core.activate:
+            return serve
+        # the site's own shell words, then the program in place of the shell
+        return ("bash", "-c", f'{core.activate}\nexec "$@"', "bash", *serve)
+
+    def with_resources(self, pipeline: str, graph: Graph) -> Graph:
+        """Return a pipeline's graph as its jobs ask for resources on this server."""
+        return Graph(
+            tuple(Stage(s.name, tuple(self._overridden(pipeline, job) for job in s.jobs)) for s in graph.stages)
+        )
+
+    def _overridden(self, pipeline: str, job: Job) -> Job:
+        for pattern, override in self.resources.items():
+            if fnmatchcase(pipeline, pattern) or fnmatchcase(f"{pipeline}/{job.name}", pattern):
+                job = replace(job, resources=replace(job.resources, **override.model_dump(exclude_none=True)))
+        return job
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a server's description, YAML.
+
+        Raises:
+            BadInputError: it is not there, no YAML, or says something that no server has.
+        """
+        try:
+            data = yaml.safe_load(path.read_bytes())
+            if not isinstance(data, dict):
+                raise BadInputError(f"{path} describes no server: it is no mapping. Nothing was done.")
+            if unknown := sorted(set(data) - set(cls.model_fields)):
+                known = ", ".join(name for name in cls.model_fields if not name.startswith("_"))
+                raise BadInputError(f"{path} has unknown fields: {', '.join(map(str, unknown))}. Known are: {known}.")
+            return cls(**data)
+        except (OSError, yaml.YAMLError) as error:
+            raise BadInputError(f"{path} cannot be read: {error}. Nothing was done.") from None
+        except ValidationError as error:
+            raise BadInputError(f"{path} describes no server: {in_words(error)}. Nothing was done.") from None
+
+
+def servers_directory() -> Path:
+    """Return the folder in which this account keeps the descriptions of its servers."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "sessionflow" / "servers"
+
+
+def find_server(name: str) -> Server:
+    """Return the server of that name, or the one that a file describes.
+
+    Raises:
+        BadInputError: there is none, or its description is no good.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = servers_directory() / f"{name}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in servers_directory().glob("*.yaml"))) or "none"
+            raise BadInputError(
+                f"There is no server {name!r}; known are: {known}. Nothing was done. "
+                "Describe it in a file, and add it with: sessionflow server add NAME --file server.yaml"
+            )
+    server = Server.from_file(path)
+    return server if server.name else server.model_copy(update={"name": name})
+
+
+def in_words(error: ValidationError) -> str:
+    """Return what is wrong with a description, a sentence a field."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
