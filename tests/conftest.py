@@ -16,6 +16,8 @@ from trackers.manager import generate_manager_id
 from trackers.processes import ProcessIdentity
 from trackers.server import answer
 
+pytest_plugins = ["tests.cluster_fixtures"]
+
 SESSION = "2025-08-26-18-30-15-123456"
 SESSION_DATA = """---
 project_name: {project}

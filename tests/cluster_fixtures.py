@@ -1,0 +1,40 @@
+"""Fixtures with a real Slurm cluster; where a program is missing, their tests are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.daemon import UnavailableError
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster that all tests share: two nodes, no accounting. It is tidied after each test that names it."""
+    with ExitStack() as stack:
+        yield _started(stack)
+
+
+@pytest.fixture(autouse=True)
+def _tidy_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").tidy()
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Callable[..., Cluster]]:
+    """Start a cluster of the test's own with the arguments of `Cluster`; it ends with the test."""
+    with ExitStack() as stack:
+        yield lambda **arguments: _started(stack, **arguments)
+
+
+def _started(stack: ExitStack, **arguments: Any) -> Cluster:
+    try:
+        return stack.enter_context(Cluster(**arguments))
+    except UnavailableError as error:
+        pytest.skip(str(error))
