@@ -1,6 +1,6 @@
 """A real Slurm cluster on loopback, reached through a real sshd, for tests and for people.
 
-    python -m tests.cluster up [--nodes N] [FOLDER]
+    python -m tests.cluster up [--accounting] [--nodes N] [FOLDER]
     python -m tests.cluster status
     python -m tests.cluster down [FOLDER]
 
@@ -9,64 +9,29 @@ It runs as root, on free ports, in one folder; nothing is written to /etc. Sever
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
 import shlex
-import shutil
 import subprocess
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
+from tests.accounting import Accounting
 from tests.daemon import (
-    MARK,
     SYSTEM_PATH,
     ClusterError,
     Daemon,
     UnavailableError,
     end_everything,
-    free_port,
+    program,
+    temporary_folder,
     wait_until,
 )
-from tests.sshd import Sshd, program
-from trackers.processes import ProcessIdentity
+from tests.slurm_conf import write_slurm_conf
+from tests.sshd import Sshd
+from tests.wrappers import unwrap, wrap
 
 LONGEST_FOLDER = 60  # names of sockets in it may have 107 bytes
-
-# What a wrapper of `Cluster.wrap` can do instead of its program, which is "$REAL".
-HANGS = "exec sleep 1000"
-FAILS = 'echo "$NAME: error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
-PRINTS_GARBAGE = "head -c 400 /dev/urandom"
-PRINTS_HALF = 'all=$("$REAL" "$@"); printf %s "$all" | head -c $((${#all} / 2))'
-DOES_IT_BUT_TIMES_OUT = """"$REAL" "$@" >/dev/null
-echo "$NAME: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1"""
-
-SLURM_CONF = {
-    "ClusterName": "test",
-    "SlurmctldHost": "localhost(127.0.0.1)",
-    "SlurmUser": "root",
-    "SlurmdUser": "root",
-    "AuthType": "auth/munge",
-    "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",  # loopback only
-    "ProctrackType": "proctrack/linuxproc",
-    "TaskPlugin": "task/none",
-    "SelectType": "select/cons_tres",
-    "SelectTypeParameters": "CR_Core_Memory",
-    "DefMemPerCPU": 100,  # else a job that asks for none gets all
-    "SlurmdParameters": "config_overrides",
-    "MpiDefault": "none",
-    "MailProg": "/bin/true",
-    "ReturnToService": 2,
-    "EpilogMsgTime": 0,
-    # Memory limits without cgroups.
-    "JobAcctGatherType": "jobacct_gather/linux",
-    "JobAcctGatherFrequency": "task=2",
-    "JobAcctGatherParams": "OverMemoryKill",
-    "SchedulerParameters": "sched_interval=1,batch_sched_delay=0,sched_min_interval=0,bf_interval=1,"
-    "default_queue_depth=2000,partition_job_depth=2000",
-}
 
 
 class Cluster:
@@ -75,6 +40,7 @@ class Cluster:
     Attributes:
         folder: where everything is.
         munged, slurmctld: daemons.
+        accounting: slurmdbd and its database, where there are any.
         slurmds: the nodes' daemons by the nodes' names, node1 and so on.
         sshd: the way in; a login finds SLURM_CONF, `bin` first on its PATH, and an empty HOME in the folder.
         bin: folder for programs that stand in front of Slurm's own.
@@ -86,6 +52,7 @@ class Cluster:
         folder: Path | None = None,
         *,
         nodes: int = 2,
+        accounting: bool = False,
         gpus: int = 0,
         slurm_conf: dict[str, object] | None = None,
         slurm_lines: tuple[str, ...] = (),
@@ -96,6 +63,7 @@ class Cluster:
         Args:
             folder: for everything, with a short path; none: a new temporary one, removed by `stop`.
             nodes: how many; each has 64 CPUs and 200 GB that do not exist.
+            accounting: whether sacct works and limits are enforced; root and `sshd`'s account belong to account `lab`.
             gpus: of each node; they do not exist either.
             slurm_conf: lines of slurm.conf; SchedulerParameters are added to ours, anything else replaces it.
             slurm_lines: further lines, such as partitions.
@@ -107,13 +75,11 @@ class Cluster:
         if os.getuid():
             raise UnavailableError("The test cluster needs root: its daemons run jobs and logins under their accounts.")
         self._temporary = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-        if self._temporary:
-            (self.folder / "owner").write_text(json.dumps(asdict(ProcessIdentity.of_this_process())))
+        self.folder = folder or temporary_folder()
         if len(str(self.folder)) > LONGEST_FOLDER:
             raise ClusterError(f"{self.folder} is too long for the sockets in it: at most {LONGEST_FOLDER} characters.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o755)
+        self.folder.chmod(0o755)  # munged, and accounts other than root
         self.bin = self.folder / "bin"
         self.bin.mkdir(exist_ok=True)
         self.nodes = [f"node{number}" for number in range(1, nodes + 1)]
@@ -125,7 +91,10 @@ class Cluster:
         login = {**own, "PATH": f"{self.bin}:{SYSTEM_PATH}", "HOME": str(home)}
         self.environment = {**os.environ, **own, "PATH": f"{self.bin}:{os.environ.get('PATH', SYSTEM_PATH)}"}
         self._real = {**os.environ, **own, "PATH": SYSTEM_PATH}
-        self._write_configuration(gpus, slurm_conf or {}, slurm_lines)
+        self.accounting = Accounting(self.folder, self._socket) if accounting else None
+        of_accounting = self.accounting.slurm_conf if self.accounting else {}
+        lines = {**of_accounting, **(slurm_conf or {})}
+        write_slurm_conf(self.folder, self._socket, self.nodes, gpus, lines, slurm_lines)
         self.munged = Daemon(self.folder, "munged", self._munged_command())
         self.slurmctld = Daemon(self.folder, "slurmctld", [program("slurmctld"), "-D"], own)
         self.slurmds = {
@@ -142,6 +111,9 @@ class Cluster:
         self.munged.start()
         if not wait_until(self._munge_answers, 10.0):
             raise ClusterError(self.diagnose())
+        if self.accounting:
+            self.accounting.start()
+            self._add_associations()
         self.slurmctld.start()
         for slurmd in self.slurmds.values():
             slurmd.start()
@@ -151,9 +123,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything, with jobs and logins; a temporary folder is removed."""
-        end_everything(self.folder)
-        if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        end_everything(self.folder, remove=self._temporary)
 
     def __enter__(self) -> Cluster:
         try:
@@ -167,7 +137,8 @@ class Cluster:
 
     def wait_ready(self, seconds: float = 30.0) -> None:
         """Wait until the controller answers and every node takes jobs."""
-        if not wait_until(self._ready, seconds):
+        wait_until(lambda: self._ready() or not all(daemon.process for daemon in self.daemons.values()), seconds)
+        if not self._ready():
             raise ClusterError(self.diagnose())
 
     def diagnose(self) -> str:
@@ -180,7 +151,8 @@ class Cluster:
     @property
     def daemons(self) -> dict[str, Daemon]:
         """Slurm's daemons by name, in the order in which they are started."""
-        return {daemon.name: daemon for daemon in (self.munged, self.slurmctld, *self.slurmds.values())}
+        dbd = (self.accounting.mariadbd, self.accounting.slurmdbd) if self.accounting else ()
+        return {daemon.name: daemon for daemon in (self.munged, *dbd, self.slurmctld, *self.slurmds.values())}
 
     def command(self, *command: str, account: str = "root", seconds: float = 60.0) -> str:
         """Return what a Slurm program prints; it is the real one, whatever `wrap` put before it.
@@ -246,32 +218,18 @@ class Cluster:
         self.command("scontrol", "update", f"NodeName={node}", f"State={state}", *reason)
 
     def wrap(self, name: str, text: str, times: int = 0) -> None:
-        """Put lines of shell before a program, for logins and for `environment`; it is "$REAL", called as "$NAME".
+        """Put lines of shell before a Slurm program, for logins and for `environment`.
 
         Args:
             name: sbatch, squeue, sacct, scancel, …
-            text: what to run instead, with the arguments in "$@": one of this module's constants, or your own.
+            text: what is done instead: a constant of `tests.wrappers`, or lines of your own.
             times: how many calls are treated so, before the real program answers again; 0: all.
         """
-        self.unwrap(name)
-        turns = self.bin / f".{name}"
-        turns.mkdir()
-        for turn in range(times):
-            (turns / str(turn)).touch()
-        head = f"REAL={program(name)} NAME={name}\nexport {MARK}={self.folder}\n"
-        if times:
-            head += f'for turn in {turns}/*; do rm "$turn" 2>/dev/null && mine=1 && break; done\n'
-            head += '[ "$mine" ] || exec "$REAL" "$@"\n'
-        file = self.bin / f"{name}.new"
-        file.write_text(f"#!/bin/bash\n{head}{text}\n")
-        file.chmod(0o755)
-        file.rename(self.bin / name)
+        wrap(self.folder, name, text, times)
 
     def unwrap(self, *names: str) -> None:
         """Take away what `wrap` put there; without names all of it."""
-        for name in names or [file.name for file in self.bin.glob("[!.]*")]:
-            (self.bin / name).unlink(missing_ok=True)
-            shutil.rmtree(self.bin / f".{name}", ignore_errors=True)
+        unwrap(self.folder, *names)
 
     def tidy(self) -> None:
         """Make a used cluster as good as new: everything runs, no wrappers, nodes in service, no jobs."""
@@ -284,30 +242,24 @@ class Cluster:
             self.command("scancel", "--signal=KILL", "--user=root", "--full")
             wait_until(lambda: not self.command("squeue", "--noheader"), 30.0)
 
-    def _write_configuration(self, gpus: int, own: dict[str, object], lines: tuple[str, ...]) -> None:
-        (self.folder / "state").mkdir(exist_ok=True)
-        where = {
-            "AuthInfo": f"socket={self._socket}",
-            "SlurmctldPort": free_port(),
-            "StateSaveLocation": self.folder / "state",
-            "SlurmdSpoolDir": f"{self.folder}/spool-%n",
-            "SlurmctldPidFile": f"{self.folder}/slurmctld.own",
-            "SlurmdPidFile": f"{self.folder}/slurmd-%n.own",
-        }
-        settings = {**SLURM_CONF, **where, **own}
-        if "SchedulerParameters" in own:
-            settings["SchedulerParameters"] = f"{SLURM_CONF['SchedulerParameters']},{own['SchedulerParameters']}"
-        text = [f"{key}={value}" for key, value in settings.items()]
-        if gpus:
-            text.append("GresTypes=gpu")
-            for number in range(gpus):
-                (self.folder / f"gpu{number}").touch()
-            (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{gpus - 1}]\n")
-        for node in self.nodes:
-            place = f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={free_port()}"
-            text.append(f"{place} CPUs=64 RealMemory=200000" + (f" Gres=gpu:{gpus}" if gpus else ""))
-        text += ["PartitionName=main Nodes=ALL Default=YES State=UP", *lines]
-        self._slurm_conf.write_text("\n".join([*text, ""]))
+    def _add_associations(self) -> None:
+        known = ""
+
+        def asked() -> bool:
+            nonlocal known
+            try:
+                known = self.command("sacctmgr", "--noheader", "--parsable2", "list", "cluster", "format=cluster")
+            except ClusterError:
+                return False
+            return True
+
+        if not wait_until(asked, 20.0):
+            raise ClusterError(self.diagnose())
+        if not known:
+            users = [f"user {user} account=lab" for user in {"root", self.sshd.account}]
+            for what in ("cluster test", "account lab", *users):
+                self.command("sacctmgr", "--immediate", "add", *what.split())
+            self.command("sacctmgr", "--immediate", "modify", "user", "root", "set", "DefaultAccount=lab")
 
     def _munged_command(self) -> list[str]:
         key = self.folder / "munge.key"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 from tests.cluster import Cluster
-from tests.daemon import ClusterError, end_everything, living
+from tests.daemon import TEMPORARY, ClusterError, end_everything, left_over, living
 
 FOLDER = Path("/tmp/sessionflow-cluster")
 USAGE = "usage.txt"
@@ -20,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description="A Slurm cluster on loopback.")
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start one and leave it running")
+    up.add_argument("--accounting", action="store_true", help="with slurmdbd and a database, so that sacct works")
     up.add_argument("--nodes", type=int, default=2)
     down = commands.add_parser("down", help="end one, and all that test runs which died have left")
     status = commands.add_parser("status", help="say which there are, and how to use yours")
@@ -29,7 +29,7 @@ def main() -> None:
     folder = arguments.folder.absolute()
     try:
         if arguments.command == "up":
-            _up(folder, arguments.nodes)
+            _up(folder, arguments.nodes, accounting=arguments.accounting)
         elif arguments.command == "down":
             _down(folder)
         else:
@@ -38,10 +38,10 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def _up(folder: Path, nodes: int) -> None:
+def _up(folder: Path, nodes: int, *, accounting: bool) -> None:
     if folder.exists():
         raise ClusterError(f"{folder} exists already. Look with `status`; end it with `down {folder}`.")
-    cluster = Cluster(folder, nodes=nodes)
+    cluster = Cluster(folder, nodes=nodes, accounting=accounting)
     try:
         cluster.start()
     except BaseException:
@@ -72,26 +72,20 @@ To end it:
 
 
 def _down(folder: Path) -> None:
-    for each in {folder, *_left_over()}:
-        if (each / "slurm.conf").exists():
-            end_everything(each)
-            shutil.rmtree(each)
+    for each in {folder, *left_over()}:
+        if (each / "ssh" / "host_key").exists() or each != folder:
+            end_everything(each, remove=True)
             print(f"Ended the cluster in {each}.")
-        elif each == folder and each.exists():
+        elif each.exists():
             raise ClusterError(f"{folder} is no test cluster. Nothing was done to it.")
 
 
 def _status(folder: Path) -> None:
-    for each in sorted({folder, *Path("/tmp").glob("slurm-*")}):
+    for each in sorted({folder, *Path("/tmp").glob(f"{TEMPORARY}*")}):
         pids = {file.stem: living(file) for file in sorted(each.glob("*.pid"))}
         if not pids:
             continue
-        whose = " (of a test run that has died)" if each in _left_over() else ""
+        whose = " (of a test run that has died)" if each in left_over() else ""
         print(f"{each}{whose}: " + ", ".join(f"{name} {'runs' if pid else 'is down'}" for name, pid in pids.items()))
     usage = folder / USAGE
     print(usage.read_text() if usage.exists() else f"No cluster in {folder}; start one with `up`.")
-
-
-def _left_over() -> set[Path]:
-    """Return the folders of clusters whose test run was killed."""
-    return {file.parent for file in Path("/tmp").glob("slurm-*/owner") if living(file) is None}

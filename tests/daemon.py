@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,6 +19,9 @@ from pathlib import Path
 from trackers.processes import ProcessIdentity
 
 MARK = "SESSIONFLOW_TEST_CLUSTER"  # in the environment of what belongs to a cluster; its value is the folder
+DEBIAN_PACKAGES = "slurm-wlm slurmdbd munge openssh-server openssh-client mariadb-server"
+TEMPORARY = "sessionflow-test-"
+OWNER = "owner"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -63,12 +68,12 @@ class Daemon:
                 cwd="/",
                 start_new_session=True,
             )
-        identity = ProcessIdentity.of(self._child.pid)
-        self._pid_file.write_text(json.dumps(asdict(identity)))
+        write_identity(self._pid_file, ProcessIdentity.of(self._child.pid))
 
     def stop(self, seconds: float = 20.0) -> None:
         """End it with TERM; with KILL when that takes too long."""
         self._signal(signal.SIGTERM)
+        self.resume()
         if not self._gone_within(seconds):
             self.kill()
 
@@ -120,6 +125,18 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def program(name: str) -> str:
+    """Return a daemon's path, also where sbin is not on PATH.
+
+    Raises:
+        UnavailableError: it is not installed.
+    """
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if not found:
+        raise UnavailableError(f"{name} is not installed: apt-get install {DEBIAN_PACKAGES}")
+    return found
+
+
 def free_port() -> int:
     """Return a port that nobody listens on, and that no outgoing connection is given while its daemon is away."""
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -133,6 +150,25 @@ def free_port() -> int:
                 continue
             return port
     raise UnavailableError("No free port was found on 127.0.0.1.")
+
+
+def temporary_folder() -> Path:
+    """Make a folder with a short path; `python -m tests.cluster down` removes it once this process is dead."""
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir="/tmp"))
+    write_identity(folder / OWNER, ProcessIdentity.of_this_process())
+    return folder
+
+
+def left_over() -> set[Path]:
+    """Return the temporary folders whose process is dead."""
+    return {file.parent for file in Path("/tmp").glob(f"{TEMPORARY}*/{OWNER}") if living(file) is None}
+
+
+def write_identity(file: Path, process: ProcessIdentity) -> None:
+    """Write a pid file, whole."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(json.dumps(asdict(process)))
+    new.rename(file)
 
 
 def living(pid_file: Path) -> ProcessIdentity | None:
@@ -173,8 +209,8 @@ def belonging(folder: Path) -> set[int]:
     return pids - {os.getpid(), os.getppid()}
 
 
-def end_everything(folder: Path) -> None:
-    """Kill all that belongs to a cluster, jobs included, until nothing is left."""
+def end_everything(folder: Path, *, remove: bool = False) -> None:
+    """Kill all that belongs to a cluster, jobs included, until nothing is left; remove its folder if told to."""
 
     def nothing_left() -> bool:
         pids = belonging(folder)
@@ -186,6 +222,8 @@ def end_everything(folder: Path) -> None:
 
     if not wait_until(nothing_left, 20.0):
         raise ClusterError(f"Processes {sorted(belonging(folder))} of the test cluster {folder} outlive SIGKILL.")
+    if remove:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _processes() -> Iterator[tuple[int, Path]]:

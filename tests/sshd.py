@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 import shlex
 import shutil
@@ -11,7 +12,19 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.daemon import MARK, ClusterError, Daemon, UnavailableError, belonging, free_port, send, wait_until
+from tests.daemon import (
+    MARK,
+    ClusterError,
+    Daemon,
+    UnavailableError,
+    belonging,
+    end_everything,
+    free_port,
+    program,
+    send,
+    temporary_folder,
+    wait_until,
+)
 
 CHECK_PASSWORD = """#!/bin/sh
 # pam_exec gives the password on standard input, ended by a zero byte; a right one is used up.
@@ -42,7 +55,7 @@ class Sshd:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None = None,
         *,
         account: str = "root",
         authentication: str = "publickey",
@@ -52,7 +65,7 @@ class Sshd:
         """Write keys and configuration.
 
         Args:
-            folder: where everything is; it may belong to a cluster.
+            folder: where everything is; it may belong to a cluster. None: a new temporary one.
             account: who logs in: root, or another account of this machine, also one that has no shell.
             authentication: as in AuthenticationMethods: "publickey", "keyboard-interactive", "password", or several
                 with commas between them. Passwords are those of `one_time_password`.
@@ -61,12 +74,13 @@ class Sshd:
         """
         self.account = account
         self.port = free_port()
-        self._folder = folder
-        self._files = folder / "ssh"
+        self._temporary = folder is None
+        self._folder = folder or temporary_folder()
+        self._files = self._folder / "ssh"
         self._files.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # sshd reads authorized keys as the account
+        self._folder.chmod(0o755)  # sshd reads authorized keys as the account
         self._authentication = authentication
-        self._environment = {**(environment or {}), MARK: str(folder)}
+        self._environment = {**(environment or {}), MARK: str(self._folder)}
         self._lines = sshd_config or {}
         for name in ("host_key", "user_ca", "id"):
             make_key(self._files / name)
@@ -75,7 +89,7 @@ class Sshd:
         self.known_hosts_file.write_text(self.known_hosts)
         self.authorize(self.key_file)
         (self._files / "ssh_config").write_text(self.ssh_config)
-        self.daemon = Daemon(folder, "sshd", self._command())
+        self.daemon = Daemon(self._folder, "sshd", self._command())
         self.log = self.daemon.log
 
     @property
@@ -110,15 +124,23 @@ class Sshd:
         if not wait_until(lambda: self._count("Server listening") > before, 10.0):
             raise ClusterError(f"sshd does not listen:\n{self.daemon.tail()}")
 
-    def stop(self) -> None:
-        """End the server and all connections, as a server that shuts down."""
-        self.kill()
+    def __enter__(self) -> Sshd:
+        self.start()
+        return self
 
-    def kill(self, *, connections: bool = True) -> None:
-        """End the server with kill -9; without `connections` those that stand stay, as ssh.service does."""
+    def __exit__(self, *_: object) -> None:
+        end_everything(self._folder, remove=self._temporary)
+
+    def stop(self) -> None:
+        """End the server with TERM, as ssh.service does: connections that stand stay."""
+        self.daemon.stop()
+
+    def kill(self) -> None:
+        """End the server and all its connections with kill -9."""
+        pids = self._connections()  # later they are nobody's children
         self.daemon.kill()
-        if connections:
-            self.drop_connections()
+        for pid in pids | self._connections():
+            send(pid, signal.SIGKILL)
 
     def restart(self) -> None:
         """End server and connections, and start it again."""
@@ -164,7 +186,7 @@ class Sshd:
     @property
     def logins(self) -> int:
         """How many times somebody logged in."""
-        return self._count("Accepted ")
+        return self._count(r"^Accepted [\w/-]+ for ")
 
     @property
     def channels(self) -> int:
@@ -176,8 +198,9 @@ class Sshd:
         pids = {pid for pid in belonging(self._folder) if _name(pid) == "sshd"}
         return pids - {daemon.pid if daemon else 0}
 
-    def _count(self, text: str) -> int:
-        return self.log.read_text(errors="replace").count(text) if self.log.exists() else 0
+    def _count(self, pattern: str) -> int:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return len(re.findall(pattern, text, re.MULTILINE))
 
     def _public(self, name: str) -> str:
         return " ".join((self._files / f"{name}.pub").read_text().split()[:2])
@@ -246,21 +269,6 @@ class Sshd:
             **self._lines,
         }
         return "".join(f"{key} {value}\n" for key, value in lines.items())
-
-
-def program(name: str) -> str:
-    """Return a daemon's path, also where sbin is not on PATH.
-
-    Raises:
-        UnavailableError: it is not installed.
-    """
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if not found:
-        raise UnavailableError(f"{name} is not installed: apt-get install {DEBIAN_PACKAGES}")
-    return found
-
-
-DEBIAN_PACKAGES = "slurm-wlm slurmdbd munge openssh-server openssh-client mariadb-server"
 
 
 def make_key(file: Path) -> Path:
