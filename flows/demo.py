@@ -6,19 +6,23 @@ import argparse
 import importlib.util
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.cli_control import ask
 from flows.cli_run import shown
 from flows.terminal import report_table
-from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport
 from trackers.errors import BadInputError
 from trackers.names import ProcessingPipelines, ProcessingStatus
+
+if TYPE_CHECKING:
+    from tasks.compute_server import ComputeServer
 
 NEEDS = ("polars", "numpy", "ataraxis_data_structures")
 
@@ -36,12 +40,13 @@ def demo(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder).absolute()
     started = time.monotonic()
     storage, working = folder / "storage", folder / "working"
+    print(f"A small project, in {folder} …", flush=True)  # the first thing of all: Prefect takes seconds to import
     project = _generated(storage)
     working.mkdir(exist_ok=True)
+    print(f"Project {project['project']}: {len(project['sessions'])} sessions. Prefect starts …", flush=True)
+    from tasks.compute_server import ComputeServer
+
     server = ComputeServer(storage_root=str(storage), working_root=str(working))
-    print(
-        f"Project {project['project']}: {len(project['sessions'])} sessions in {storage}. Prefect starts …", flush=True
-    )
     failed_before = _failed_before(server, project)
     reports = shown(lambda: _process(server, project, failed_before))
     print(f"\n{report_table(reports)}\n")
@@ -108,16 +113,36 @@ def _as_expected(reports: list[PipelineReport], project: dict[str, Any]) -> bool
 
 
 def _where(folder: Path, project: str, seconds: float) -> str:
-    look = "prefect server start, then open http://127.0.0.1:4200 in a browser"
-    if api := os.environ.get("PREFECT_API_URL"):
-        look = f"open {api.removesuffix('/api')} in a browser"
+    storage, working = shlex.quote(str(folder / "storage")), shlex.quote(str(folder / "working"))
     return "\n".join(
         [
             f"Done in {seconds:.0f} s. The damaged session was to be caught, and the incomplete one to be left alone.",
-            f"  results    {folder / 'working' / project}  (processed_data) and",
-            f"             {folder / 'storage' / project}  (archived_data, and the manifest, a feather file)",
-            f"  overview   sessionflow status {project} --storage {folder / 'storage'} --working {folder / 'working'}",
-            f"  the runs   {look}",
+            "",
+            "Results",
+            f"  {folder / 'working' / project}  (processed_data)",
+            f"  {folder / 'storage' / project}  (archived_data, and the manifest, a feather file)",
+            *_activation(),
+            "Overview",
+            f"  sessionflow status {project} --storage {storage} --working {working}",
+            "The runs in Prefect",
+            *_prefect_ui(),
             "Run it again: everything is done, and nothing is done twice.",
         ]
     )
+
+
+def _activation() -> list[str]:
+    """Say how to get the commands below found, where they are not."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("sessionflow") or not script.exists():
+        return []
+    return ["For the commands below, once in each terminal", f"  source {shlex.quote(str(script))}"]
+
+
+def _prefect_ui() -> list[str]:
+    if api := os.environ.get("PREFECT_API_URL"):
+        return [f"  open {api.removesuffix('/api')} in a browser"]
+    return [
+        "  PREFECT_SERVER_ANALYTICS_ENABLED=false prefect server start",
+        "  then open http://127.0.0.1:4200 in a browser",
+    ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -26,14 +28,22 @@ _STYLES = {
     "cancelled": "yellow",
 }
 WIDEST = 200
+_WIDTHS = (11, 9, 8)  # of pipeline, status and duration: the same for every session
+NARROWEST_TABLE = 140  # columns; a status table narrower than this would cut its words to dots
 
 
 def render(what: Any) -> str:
     """Return a table or text as it looks in this terminal; plain text where the output is none."""
-    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
     file = io.StringIO()
-    Console(file=file, width=width, force_terminal=sys.stdout.isatty()).print(what)
-    return file.getvalue().rstrip("\n")
+    Console(file=file, width=_width(), force_terminal=_terminal()).print(what)
+    return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").split("\n"))
+
+
+def sentence(words: str) -> str:
+    """Return a sentence broken between its words in a terminal, so that paths can be copied; one line elsewhere."""
+    if not _terminal():
+        return words
+    return textwrap.fill(words, _width(), break_long_words=False, break_on_hyphens=False)
 
 
 def styled(word: str) -> Text:
@@ -42,8 +52,13 @@ def styled(word: str) -> Text:
 
 
 def status_table(project: str, rows: list[dict[str, Any]], *, notes: bool) -> str:
-    """Return a project's sessions × pipelines."""
-    table = Table(title=f"{project}: {len(rows)} sessions", title_justify="left", box=box.SIMPLE_HEAD)
+    """Return a project's sessions × pipelines; in a narrow terminal, a few lines for each session."""
+    title = f"{project}: {len(rows)} session{'' if len(rows) == 1 else 's'}"
+    return render((_wide_status if _width() >= NARROWEST_TABLE else _narrow_status)(title, rows, notes=notes))
+
+
+def _wide_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("animal", "session"):
         table.add_column(column, no_wrap=True)
     for column in ("type", "state", *COLUMNS, *(["notes"] if notes else [])):
@@ -54,8 +69,27 @@ def status_table(project: str, rows: list[dict[str, Any]], *, notes: bool) -> st
             table.add_row(*names, "", Text(str(row["problem"]), style="bold red"))
             continue
         cells = [styled(_cell(row["pipelines"][column.upper()])) for column in COLUMNS]
-        table.add_row(*names, row["session_type"], _state(row), *cells, *([row["notes"]] if notes else []))
-    return render(table)
+        table.add_row(*names, row["session_type"], _state(row), *cells, *([Text(row["notes"])] if notes else []))
+    return table
+
+
+def _narrow_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Group:
+    parts: list[Any] = [Text(title, style="italic")]
+    for row in rows:
+        parts += ["", Text(f"{row['animal']}  {row['session']}", style="bold")]
+        table = Table.grid(padding=(0, 2))
+        if row["problem"]:
+            table.add_row("", "problem", Text(str(row["problem"]), style="bold red"))
+        else:
+            table.add_row("", str(row["session_type"]), _state(row))
+            cells = {column: _cell(row["pipelines"][column.upper()]) for column in COLUMNS}
+            for column, cell in cells.items():
+                if cell:
+                    table.add_row("", column, styled(cell))
+            if notes and row["notes"]:
+                table.add_row("", "notes", Text(row["notes"]))
+        parts.append(table)
+    return Group(*parts)
 
 
 def history_page(page: dict[str, Any]) -> str:
@@ -90,23 +124,28 @@ def history_page(page: dict[str, Any]) -> str:
 
 def report_table(reports: list[Any]) -> str:
     """Return session × pipeline, status, duration of what was run, then every failure; all `PipelineReport`s."""
-    table = Table(title="What was done", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("session", "pipeline", "status", "duration"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("")
+    parts: list[Any] = [Text("What was done", style="italic")]
+    for target, group in itertools.groupby(reports, key=lambda report: report.target):
+        parts += ["", Text(target, style="bold"), _pipelines_table(list(group))]
+    failures = [sentence(report.sentence) for report in reports if not report.succeeded]
+    return "\n\n".join([render(Group(*parts)), *failures])
+
+
+def _pipelines_table(reports: list[Any]) -> Table:
+    """Return the rows of one target; a reason that several share in a row is said once."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in (0, *_WIDTHS):
+        table.add_column(min_width=width, no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
     previous = ""
     for report in reports:
         what = "skipped" if report.status is None else report.status.name.lower()
-        seconds = f"{report.seconds:.1f} s" if report.ran else ""
-        name = "" if report.target == previous else report.target
-        if name and previous:
-            table.add_section()
-        previous = report.target
-        table.add_row(
-            *(name, report.pipeline.name.lower(), styled(what), seconds), report.reason if report.succeeded else ""
-        )
-    failures = [report.sentence for report in reports if not report.succeeded]
-    return "\n\n".join([render(table), *failures])
+        seconds = f"{report.seconds:6.1f} s" if report.ran else ""
+        reason = report.reason if report.succeeded else ""
+        shown = "as above" if reason and reason == previous else reason
+        table.add_row("", report.pipeline.name.lower(), styled(what), seconds, Text(shown))
+        previous = reason
+    return table
 
 
 class LiveProgress:
@@ -145,7 +184,7 @@ class LiveProgress:
         self._said[name, job["name"]] = said
         if job["ended"] or (self._live is None and said == "RUNNING"):
             line = Text.assemble(f"{name} {job['name']} ", styled(said.lower()))
-            (self._live.console if self._live else Console()).print(line)
+            (self._live.console if self._live else Console()).print(line, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -160,8 +199,13 @@ def _terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def _width() -> int:
+    return min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+
+
 def _cell(facts: dict[str, Any]) -> str:
-    return f"{facts['status']} {facts['ended'][:10]}".strip()
+    """Return a pipeline's status and day; nothing where its tracker was reset, whatever its last run was."""
+    return f"{facts['status']} {facts['ended'][:10]}".strip() if facts["status"] else ""
 
 
 def _state(facts: dict[str, Any]) -> str:
