@@ -42,6 +42,7 @@ def files(folder: Path) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 def test_the_demo_processes_what_is_good_catches_what_is_damaged_and_does_nothing_twice(
     tmp_path: Path, prefect: PrefectServer
 ) -> None:
