@@ -120,7 +120,7 @@ def _where(folder: Path, project: str, seconds: float) -> str:
             "",
             "Results",
             f"  {folder / 'working' / project}  (processed_data)",
-            f"  {folder / 'storage' / project}  (archived_data, and the manifest, a feather file)",
+            f"  {folder / 'storage' / project}  (archived_data, manifest)",
             *_activation(),
             "Overview",
             f"  sessionflow status {project} --storage {storage} --working {working}",
