@@ -112,6 +112,27 @@ def test_a_corrupt_lock_is_named_and_kept_until_it_is_forced(lock: SessionLock, 
     assert lock.read().free
 
 
+def test_a_lock_file_that_was_cut_off_anywhere_is_corrupt(lock: SessionLock) -> None:
+    lock.acquire(FIRST)
+    whole = lock.file_path.read_bytes()
+    for length in range(len(whole)):
+        lock.file_path.write_bytes(whole[:length])
+        if whole[length:] in (b"\n", b"...\n"):
+            assert lock.read().manager_id == FIRST  # only the end mark is missing
+        else:
+            with pytest.raises(TrackerCorruptError):
+                lock.read()
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"7", b'{"manager_id": "x"}', b'{"manager_id": 7, "process": {}}'])
+def test_a_foreign_holder_file_does_not_free_the_lock(lock: SessionLock, content: bytes) -> None:
+    lock.acquire(FIRST)
+    lock.holder_path.write_bytes(content)
+    state = lock.read()
+    assert (state.manager_id, state.holder) == (FIRST, None)
+    assert state.contradiction
+
+
 def test_details_can_be_changed_by_the_holding_incarnation_only(lock: SessionLock) -> None:
     holder = lock.acquire(FIRST)
     lock.update(holder.incarnation, submissions=("behavior/0001",), abandoned="the server could not be asked")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trackers.errors import LockTimeoutError, TrackerCorruptError, TrackerOwnedError
+from trackers.errors import FileSystemError, LockTimeoutError, TrackerCorruptError, TrackerOwnedError
 from trackers.tracker import FRESH, ProcessingTracker
 
 DATA = Path(__file__).parent / "data" / "trackers"
@@ -133,6 +133,10 @@ def test_a_restart_begins_a_fresh_count(tracker: ProcessingTracker) -> None:
         written_by_reference("complete").replace(b"_running: false", b"_running: 1"),
         written_by_reference("complete").replace(b"_complete: true\n", b""),
         b"a: &a [*a]",
+        written_by_reference("complete").replace(b"_running: false", b"_running: !!bool perhaps"),
+        written_by_reference("complete").replace(b"-1", b"!!int ''"),
+        written_by_reference("complete").replace(b"-1", b"!!timestamp now"),
+        written_by_reference("complete").replace(b"_completed_jobs: 1\n...\n", b"_completed_jobs: 1"),
     ],
 )
 def test_a_corrupt_file_is_named_kept_and_only_abort_replaces_it(tracker: ProcessingTracker, content: bytes) -> None:
@@ -144,6 +148,64 @@ def test_a_corrupt_file_is_named_kept_and_only_abort_replaces_it(tracker: Proces
         assert tracker.file_path.read_bytes() == content
     tracker.abort()
     assert tracker.read() == FRESH
+
+
+@pytest.mark.parametrize("name", ["restarted_after_complete", "after_two_of_three_stops_one_instance_per_job"])
+def test_a_file_that_was_cut_off_anywhere_is_corrupt(tracker: ProcessingTracker, name: str) -> None:
+    whole = written_by_reference(name).replace(b"_jobs: 1", b"_jobs: 12").replace(b"_count: 3", b"_count: 30")
+    tracker.file_path.write_bytes(whole)
+    state = tracker.read()
+    for length in range(len(whole)):
+        tracker.file_path.write_bytes(whole[:length])
+        if whole[length:] in (b"\n", b"...\n"):
+            assert tracker.read() == state  # only the end mark is missing
+        else:
+            with pytest.raises(TrackerCorruptError):
+                tracker.read()
+
+
+def test_a_file_of_5_0_without_counts_is_read(tracker: ProcessingTracker) -> None:
+    counts = b"_job_count: 1\n_completed_jobs: 0\n"
+    tracker.file_path.write_bytes(written_by_reference("running_one_job").replace(counts, b""))
+    assert tracker.is_running
+
+
+def test_reading_a_corrupt_file_leaves_no_other_file_behind(tracker: ProcessingTracker) -> None:
+    tracker.file_path.write_bytes(b"")
+    with pytest.raises(TrackerCorruptError):
+        tracker.read()
+    assert list(tracker.file_path.parent.iterdir()) == [tracker.file_path]
+
+
+def test_the_error_gives_the_command_that_resets_the_file(tmp_path: Path) -> None:
+    session = tmp_path / "Project" / "Mouse 7" / "2025-08-26-18-30-15-123456"
+    (session / "tracking_data").mkdir(parents=True)
+    for path, command in (
+        (session / "tracking_data" / NAME, f"sessionflow tracker reset '{session}' behavior"),
+        (
+            tmp_path / "Project" / "manifest_generation_tracker.yaml",
+            f"sessionflow tracker reset Project manifest --storage {tmp_path}",
+        ),
+    ):
+        path.write_bytes(b"")
+        with pytest.raises(TrackerCorruptError) as error:
+            ProcessingTracker(path).read()
+        assert str(error.value).endswith(command)
+
+
+def test_nested_nonsense_is_refused_and_shown_in_short(tracker: ProcessingTracker) -> None:
+    levels = [f"{c}: &{c} [{', '.join([f'*{chr(ord(c) - 1)}'] * 9)}]\n" for c in "bcdefghij"]
+    content = written_by_reference("complete").decode().replace("_complete: true", "_complete: *j")
+    tracker.file_path.write_text("a: &a [x, x]\n" + "".join(levels) + content.removeprefix("---\n"))
+    with pytest.raises(TrackerCorruptError, match="_complete is"):
+        tracker.read()
+
+
+def test_what_is_no_file_is_said_in_one_sentence(tracker: ProcessingTracker) -> None:
+    tracker.file_path.mkdir()
+    for call in (lambda: tracker.is_running, lambda: tracker.start(FIRST), tracker.abort):
+        with pytest.raises(FileSystemError, match="Is a directory"):
+            call()
 
 
 @pytest.mark.parametrize("manager_id", [-1, 2**64, "7", True, 1.5])

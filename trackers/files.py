@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import reprlib
 import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import yaml
@@ -21,6 +22,7 @@ from trackers.errors import FileSystemError, LockTimeoutError, TrackerCorruptErr
 LOCK_TIMEOUT_SECONDS = 10.0
 _LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: type[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_State = TypeVar("_State")
 
 
 def atomic_write(path: Path, content: bytes, *, more_to_come: bool = False) -> None:
@@ -130,8 +132,12 @@ def _open_lock(lock_path: str) -> int:
         return os.open(lock_path, os.O_RDWR)
     except FileNotFoundError:
         make_directory(Path(lock_path).parent)
-        _create_like_directory(Path(lock_path))
+        create_like_directory(Path(lock_path))
         return os.open(lock_path, os.O_RDWR)
+    except PermissionError:
+        # The filelock of 5.1.0's time takes the group's right to write away whenever the file's owner takes the lock.
+        # flock does not need it: it is the same lock.
+        return os.open(lock_path, os.O_RDONLY)
 
 
 def _wait(descriptor: int, deadline: float) -> bool:
@@ -156,24 +162,82 @@ def _wait(descriptor: int, deadline: float) -> bool:
     return True
 
 
+def read_file(path: Path) -> bytes:
+    """Return what a state file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileSystemError: it is none, or this account may not read it.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileSystemError(f"{path} cannot be read: {error.strerror or error}. Nothing was changed.") from error
+
+
+def read_settled(path: Path, read: Callable[[], _State]) -> _State:
+    """Read a state file; where it seems corrupt once more under its lock, for 5.1.0 writes in place: it may write now.
+
+    Raises:
+        TrackerCorruptError: it is corrupt, or seems so to an account that may not lock it.
+    """
+    try:
+        return read()
+    except TrackerCorruptError as corrupt:
+        if not os.path.exists(f"{path}.lock"):  # noqa: PTH110 - nobody writes; and reading leaves no new file behind
+            raise
+        try:
+            with locked(path):
+                return read()
+        except FileSystemError:
+            raise corrupt from None
+
+
 def load_yaml(path: Path, remedy: str) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; `remedy` ends the error's text.
 
     Raises:
         FileNotFoundError: there is no such file.
+        FileSystemError: it cannot be read.
         TrackerCorruptError: the file is empty, no YAML, or no mapping.
     """
-    content = path.read_bytes()
+    return parse_yaml(read_file(path), path, remedy)
+
+
+def parse_yaml(content: bytes, path: Path, remedy: str) -> dict[str, Any]:
+    """Return the mapping that `content` is, which was read from `path`; for errors see `load_yaml`."""
     try:
         data = yaml.load(content, _LOADER)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrackerCorruptError(path, f"it is no YAML ({first_line})", remedy) from None
+    except Exception as error:  # a value under a wrong tag fails as it likes: KeyError, IndexError, AttributeError
+        raise TrackerCorruptError(path, f"it is no YAML ({_yaml_problem(error)})", remedy) from None
     if data is None:
         raise TrackerCorruptError(path, "it is empty", remedy)
     if not isinstance(data, dict):
         raise TrackerCorruptError(path, f"it holds a {type(data).__name__} where a mapping belongs", remedy)
     return data
+
+
+def refuse_cut_off(content: bytes, data: dict[str, Any], keys: Collection[str], path: Path, remedy: str) -> None:
+    """Refuse a state file that was cut off: what is left may still be YAML, with half a number for a number.
+
+    A whole one ends with the mark `...`, as every file of the lab's programs does, or has all `keys` and whole lines.
+
+    Raises:
+        TrackerCorruptError: it was cut off.
+    """
+    if content.rstrip().endswith(b"\n...") or (content.endswith(b"\n") and all(key in data for key in keys)):
+        return
+    last_line = content.splitlines()[-1].decode(errors="replace")
+    raise TrackerCorruptError(path, f"it is cut off after {reprlib.repr(last_line)}", remedy)
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None and getattr(error, "problem", None):
+        return f"{error.problem} in line {mark.line + 1}"  # type: ignore[attr-defined]
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def dump_yaml(data: dict[str, Any]) -> bytes:
@@ -190,7 +254,12 @@ def _write_all(descriptor: int, content: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _create_like_directory(path: Path) -> None:
+def create_like_directory(path: Path) -> None:
+    """Create an empty file with its directory's group, and the group's right to write; one that is there stays.
+
+    Raises:
+        OSError: the volume is full, read-only or does not permit it.
+    """
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import secrets
 import shlex
 import socket
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from trackers.errors import FileSystemError, SessionLockedError, StaleLeaseError, TrackerCorruptError
-from trackers.files import atomic_write, load_yaml, locked
+from trackers.files import atomic_write, locked, parse_yaml, read_file, read_settled, refuse_cut_off
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
 from trackers.processes import ProcessIdentity, this_account
 
 _TEXT = "---\nfile_path: null\n_manager_id: {}\n_lock_path: null\n...\n"
 _PATTERN = re.compile(_TEXT.replace(".", "[.]").format("(-1|[0-9]{1,20})").encode())
+_KEYS = ("file_path", "_manager_id", "_lock_path")
 
 
 @dataclass(frozen=True)
@@ -198,13 +200,10 @@ class SessionLock:
         """Return who holds the lock; a missing file is a free lock, and stays missing.
 
         Raises:
-            TrackerCorruptError: the lock file holds something else.
+            TrackerCorruptError: the lock file holds something else, or less.
+            FileSystemError: it is no file, or this account may not read it.
         """
-        try:
-            return self._read()
-        except TrackerCorruptError:
-            with locked(self.file_path):  # 5.1.0 writes in place: half a file may only mean that it is writing now
-                return self._read()
+        return read_settled(self.file_path, self._read)
 
     def _read(self) -> LockState:
         manager_id = self._read_manager_id()
@@ -220,27 +219,19 @@ class SessionLock:
     def _read_manager_id(self) -> int:
         """Read the lock file: as we and 5.1.0 write it by its text, which is faster, any other YAML as YAML."""
         try:
-            content = self.file_path.read_bytes()
+            content = read_file(self.file_path)
         except FileNotFoundError:
             return NOBODY
-        if match := _PATTERN.fullmatch(content):
-            manager_id: Any = int(match[1])
-        else:
-            manager_id = load_yaml(self.file_path, self._remedy).get("_manager_id")
-        if (
-            isinstance(manager_id, bool)
-            or not isinstance(manager_id, int)
-            or not NOBODY <= manager_id <= MAXIMUM_MANAGER_ID
-        ):
-            raise TrackerCorruptError(self.file_path, f"_manager_id is {manager_id!r:.60}, no manager id", self._remedy)
-        return manager_id
+        if (match := _PATTERN.fullmatch(content)) and (manager_id := int(match[1])) <= MAXIMUM_MANAGER_ID:
+            return manager_id
+        return _parse_yaml(content, self.file_path, self._remedy)
 
     def _read_holder(self) -> tuple[Holder | None, str]:
         try:
             return _parse_holder(json.loads(self.holder_path.read_bytes())), ""
         except FileNotFoundError:
             return None, ""
-        except (TypeError, ValueError, AttributeError, OSError):
+        except (TypeError, ValueError, AttributeError, RecursionError, OSError):
             return None, f"{self.holder_path.name} cannot be read"
 
     def _current(self, incarnation: str) -> Holder:
@@ -291,6 +282,19 @@ class SessionLock:
             f"{self._session} is locked by {state.describe()}. {event}; nothing was changed. "
             f"If that manager is gone for good: sessionflow lock release {shlex.quote(str(self._session))}"
         )
+
+
+def _parse_yaml(content: bytes, path: Path, remedy: str) -> int:
+    data = parse_yaml(content, path, remedy)
+    manager_id = data.get("_manager_id")
+    if (
+        isinstance(manager_id, bool)
+        or not isinstance(manager_id, int)
+        or not NOBODY <= manager_id <= MAXIMUM_MANAGER_ID
+    ):
+        raise TrackerCorruptError(path, f"_manager_id is {reprlib.repr(manager_id)}, no manager id", remedy)
+    refuse_cut_off(content, data, _KEYS, path, remedy)
+    return manager_id
 
 
 def _parse_holder(data: dict[str, Any]) -> Holder:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import reprlib
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trackers.errors import TrackerCorruptError, TrackerOwnedError
-from trackers.files import atomic_write, load_yaml, locked
+from trackers.files import atomic_write, locked, parse_yaml, read_file, read_settled, refuse_cut_off
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
 from trackers.names import TrackerFileNames
 
@@ -37,6 +39,7 @@ _PATTERN = re.compile(
     )
     .encode()
 )
+_KEYS = tuple(line.partition(":")[0] for line in _TEXT.splitlines()[1:-1])
 _MOST_JOBS = 2**31
 
 
@@ -151,13 +154,10 @@ class ProcessingTracker:
         """Return what the file says; a missing file is a fresh tracker.
 
         Raises:
-            TrackerCorruptError: the file is empty, foreign, or has a value of the wrong type.
+            TrackerCorruptError: the file is empty, cut off, foreign, or has a value of the wrong type.
+            FileSystemError: it is no file, or this account may not read it.
         """
-        try:
-            return self._read()
-        except TrackerCorruptError:
-            with locked(self.file_path):  # 5.1.0 writes in place: half a file may only mean that it is writing now
-                return self._read()
+        return read_settled(self.file_path, self._read)
 
     def _read(self) -> TrackerState:
         try:
@@ -170,7 +170,8 @@ class ProcessingTracker:
         if state.running and state.manager_id != manager_id:
             raise TrackerOwnedError(
                 f"{self.file_path} is running under manager {state.manager_id} and cannot be {verb} by manager "
-                f"{manager_id}. Nothing was changed. Wait for that manager, or reset the tracker."
+                f"{manager_id}. Nothing was changed. Wait for that manager; if it is gone for good: "
+                f"{_reset_command(self.file_path)}"
             )
         return state.running
 
@@ -195,7 +196,8 @@ def _word(flag: bool) -> str:
 
 def _parse(path: Path) -> TrackerState:
     """Read a tracker: as we and 5.1.0 write it by its text, which is ten times faster, any other YAML as YAML."""
-    if match := _PATTERN.fullmatch(path.read_bytes()):
+    content = read_file(path)
+    if match := _PATTERN.fullmatch(content):
         complete, error, running, manager_id, job_count, completed_jobs = match.groups()
         state = TrackerState(
             *(word == b"true" for word in (complete, error, running)),
@@ -203,12 +205,12 @@ def _parse(path: Path) -> TrackerState:
         )
         if state.manager_id <= MAXIMUM_MANAGER_ID and 1 <= state.job_count <= _MOST_JOBS >= state.completed_jobs:
             return state
-    return _parse_yaml(path)
+    return _parse_yaml(content, path)
 
 
-def _parse_yaml(path: Path) -> TrackerState:
-    remedy = "Look at it, then reset it with `sessionflow tracker reset SESSION PIPELINE`."
-    data = load_yaml(path, remedy)
+def _parse_yaml(content: bytes, path: Path) -> TrackerState:
+    remedy = f"Look at it, then reset it with: {_reset_command(path)}"
+    data = parse_yaml(content, path, remedy)
 
     def flag(key: str) -> bool:
         value = data.get(key)
@@ -222,7 +224,7 @@ def _parse_yaml(path: Path) -> TrackerState:
             raise TrackerCorruptError(path, _wrong(key, value, f"an integer from {low} to {high}"), remedy)
         return value
 
-    return TrackerState(
+    state = TrackerState(
         complete=flag("_complete"),
         encountered_error=flag("_encountered_error"),
         running=flag("_running"),
@@ -230,8 +232,18 @@ def _parse_yaml(path: Path) -> TrackerState:
         job_count=number("_job_count", 1, _MOST_JOBS, default=1),  # 5.0 wrote no counts
         completed_jobs=number("_completed_jobs", 0, _MOST_JOBS, default=0),
     )
+    refuse_cut_off(content, data, _KEYS, path, remedy)
+    return state
+
+
+def _reset_command(path: Path) -> str:
+    pipeline, directory = TrackerFileNames(path.name).name.lower(), path.absolute().parent
+    if directory.name == "tracking_data":
+        return f"sessionflow tracker reset {shlex.quote(str(directory.parent))} {pipeline}"
+    root = shlex.quote(str(directory.parent))
+    return f"sessionflow tracker reset {shlex.quote(directory.name)} {pipeline} --storage {root}"
 
 
 def _wrong(key: str, value: Any, wanted: str) -> str:
-    found = "is missing" if value is None else f"is {value!r:.60}"
+    found = "is missing" if value is None else f"is {reprlib.repr(value)}"
     return f"{key} {found} where {wanted} belongs"
