@@ -62,7 +62,13 @@ def test_a_success_record_is_a_success_whatever_the_scheduler_says(terminal: Job
     assert judge(ExitRecord(0), seen(terminal), 0).state is JobState.COMPLETED
 
 
-@pytest.mark.parametrize("state", [*RUNNING_STATES, JobState.PENDING])
+@pytest.mark.parametrize("record", [ExitRecord(0), ExitRecord(1), ExitRecord(143, terminated=True)])
+@pytest.mark.parametrize("waited", [0.0, LONG])
+def test_a_pending_job_has_not_ended_whatever_a_record_says(record: ExitRecord, waited: float) -> None:
+    assert judge(record, seen(JobState.PENDING), waited).state is JobState.PENDING
+
+
+@pytest.mark.parametrize("state", RUNNING_STATES)
 def test_a_record_waits_for_a_scheduler_that_still_runs_it_up_to_a_deadline(state: JobState) -> None:
     assert judge(ExitRecord(0), seen(state), EXIT_RECORD_DEADLINE_SECONDS - 1).state is JobState.COMPLETING
     assert judge(ExitRecord(0), seen(state), EXIT_RECORD_DEADLINE_SECONDS).state is JobState.COMPLETED

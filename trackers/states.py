@@ -48,6 +48,9 @@ _ENDED = frozenset(
 )
 
 
+_NOT_BEGUN = frozenset({JobState.PLANNED, JobState.PENDING})
+
+
 @dataclass(frozen=True)
 class ExitRecord:
     """What the job script wrote last.
@@ -118,7 +121,7 @@ def judge(
     if sighting.kind == "unknown":
         return Verdict(None, sighting.reason)
     seen = sighting.state if sighting.kind == "seen" else None
-    if record is not None:
+    if record is not None and seen not in _NOT_BEGUN:  # pending, or requeued: it will run, whatever a record says
         if seen is None or seen.ended or waited_seconds >= EXIT_RECORD_DEADLINE_SECONDS:
             return Verdict(*_by_record(record, seen, sighting.reason))
         return Verdict(JobState.COMPLETING)

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import xxhash
 
 from trackers.errors import TrackerCorruptError
-from trackers.files import atomic_write, locked, make_directory
+from trackers.files import atomic_write, locked, make_directory, read_file
 from trackers.graph import Graph, Job, Resources
 from trackers.names import ProcessingPipelines
 from trackers.retries import next_resources
@@ -256,8 +256,8 @@ class SubmissionFolder:
         """
         path = self.submission_directory(number) / RECORD
         try:
-            return Submission.from_json(json.loads(path.read_bytes()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return Submission.from_json(json.loads(read_file(path)))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             remedy = "It names jobs that may still run: look at it before you move it away."
             raise TrackerCorruptError(path, f"it is no submission record ({error})", remedy) from None
 

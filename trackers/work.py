@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
 from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
-from trackers.errors import SubmissionError, TrackerOwnedError
+from trackers.errors import SessionLockedError, SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job
 from trackers.names import ProcessingPipelines
@@ -110,11 +111,20 @@ class Work:
         ]
 
     def cancel(self, number: int) -> bool:
-        """End every job of the submission; tell whether none of their processes is left."""
+        """End every job of the submission; tell whether none of their processes is left.
+
+        Raises:
+            SessionLockedError: they run under another account.
+        """
         with self.folder.lock():
             submission = self.folder.read(number)
             if not submission.open:
                 return True
+            if submission.account != this_account() and os.geteuid() != 0 and self.running(self._judged(submission)):
+                raise SessionLockedError(
+                    f"The jobs of {submission.name} on {self.target.name} run under the account {submission.account}, "
+                    f"and {this_account()} cannot end them. Nothing was changed. Ask {submission.account} to."
+                )
             if not submission.cancelling:
                 submission = replace(submission, cancelling=True)
                 self.folder.save(submission)  # from now on nothing of it is started
