@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -18,8 +19,14 @@ import pytest
 from tests.conftest import SESSION, Side, all_ended, make_session
 from trackers.errors import FileSystemError, LockTimeoutError
 from trackers.lock import SessionLock
+from trackers.names import ProcessingPipelines
+from trackers.processes import this_account
+from trackers.shares import CoreShares, is_held, try_lock
+from trackers.site import Site
 from trackers.submission import SubmissionFolder
+from trackers.targets import Target
 from trackers.tracker import ProcessingTracker
+from trackers.work import Work
 
 NAME = "checksum_resolution_tracker.yaml"
 GROUP, ANNA, BEN = 4242, 4243, 4244
@@ -36,6 +43,7 @@ def as_account(user: int, group: int, work: Callable[[], object]) -> str:
                 os.setgroups([])
                 os.setgid(group)
                 os.setuid(user)
+                this_account.cache_clear()
                 work()
             except BaseException as error:
                 said.write(f"{type(error).__name__}: {error}")
@@ -47,12 +55,17 @@ def as_account(user: int, group: int, work: Callable[[], object]) -> str:
         return said.read() if status else ""
 
 
-@pytest.fixture
-def shared_tree(tmp_path: Path) -> Path:
-    """A session in folders that belong to a group, which may write, as nobody else may."""
+def let_others_through(tmp_path: Path) -> None:
+    """Let every account reach a test's folder."""
     for directory in (tmp_path, *tmp_path.parents[:-1]):
         if directory.stat().st_uid == os.geteuid() and directory not in (Path("/tmp"), Path("/")):
             directory.chmod(directory.stat().st_mode | stat.S_IXOTH | stat.S_IXGRP)
+
+
+@pytest.fixture
+def shared_tree(tmp_path: Path) -> Path:
+    """A session in folders that belong to a group, which may write, as nobody else may."""
+    let_others_through(tmp_path)
     session = make_session(tmp_path / "storage")
     for directory in [tmp_path / "storage", *(tmp_path / "storage").rglob("*")]:
         os.chown(directory, ANNA, GROUP)
@@ -84,6 +97,88 @@ def test_two_accounts_of_a_group_use_the_same_tracker_and_lock(shared_tree: Path
     for path in (shared_tree / "tracking_data").rglob("*"):
         assert path.stat().st_gid == GROUP
         assert path.stat().st_mode & stat.S_IWGRP
+
+
+@needs_root
+def test_a_lock_file_that_only_its_owner_may_write_is_taken_all_the_same(
+    shared_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOCK_TIMEOUT_SECONDS", 0.3)
+    tracker = ProcessingTracker(shared_tree / "tracking_data" / NAME)
+    assert as_account(ANNA, GROUP, lambda: tracker.start(1)) == ""
+    lock = Path(f"{tracker.file_path}.lock")
+    lock.chmod(0o644)  # as the filelock of 5.1.0's time does whenever the owner takes it
+    assert as_account(BEN, GROUP, lambda: tracker.stop(1)) == ""
+    assert tracker.is_complete
+    with filelock.FileLock(lock):
+        assert LockTimeoutError.__name__ in as_account(BEN, GROUP, lambda: tracker.start(2))
+    held = files._take_for_reading(str(lock), 0)
+    assert LockTimeoutError.__name__ in as_account(ANNA, GROUP, lambda: tracker.start(2))
+    os.close(held)
+    assert as_account(BEN, GROUP, lambda: tracker.start(2)) == ""
+
+
+@needs_root
+def test_an_account_that_may_only_read_is_told_what_is_wrong_with_a_corrupt_file(shared_tree: Path) -> None:
+    tracker = ProcessingTracker(shared_tree / "tracking_data" / NAME)
+    tracker.start(1)
+    tracker.file_path.write_bytes(b"")
+    for path in (shared_tree / "tracking_data").iterdir():
+        path.chmod(0o644)
+    for directory in (shared_tree / "tracking_data", shared_tree, *list(shared_tree.parents)[:3]):
+        directory.chmod(0o755)
+    Path(f"{tracker.file_path}.lock").chmod(0o600)
+    assert "it is empty" in as_account(9999, 9999, tracker.read)
+    tracker.file_path.chmod(0o600)
+    assert "Permission denied. Nothing was changed" in as_account(9999, 9999, tracker.read)
+
+
+@needs_root
+def test_two_accounts_of_a_group_share_the_cores_of_one_working_root(shared_tree: Path) -> None:
+    cores = shared_tree / "cores"  # in a folder of the group
+
+    def run_a_job() -> None:
+        shares = CoreShares(cores)
+        taken = shares.collect(10_000)
+        assert taken is not None
+        for descriptor in taken:
+            os.close(descriptor)
+        assert not is_held(cores / "core.0")
+
+    for account in (ANNA, BEN, ANNA):
+        assert as_account(account, GROUP, run_a_job) == ""
+    assert all(path.stat().st_mode & stat.S_IWGRP for path in cores.iterdir())
+    held = try_lock(cores / "core.0")
+    assert held is not None
+    assert AssertionError.__name__ in as_account(BEN, GROUP, run_a_job)
+    os.close(held)
+
+
+@needs_root
+def test_an_account_is_known_by_the_system_and_not_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "root")
+    daemon = pwd.getpwnam("daemon")
+
+    def check() -> None:
+        assert this_account() == "daemon"
+
+    assert as_account(daemon.pw_uid, daemon.pw_gid, check) == ""
+
+
+@needs_root
+def test_the_jobs_of_another_account_are_neither_ended_nor_their_record_changed(side: Side) -> None:
+    side.take_lock()
+    view = side.submit([("long", "sleep 30")])
+    view = side.wait(view, lambda v: v["jobs"][0]["state"] == "RUNNING")
+    let_others_through(side.root)
+    for path in side.root.rglob("*"):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    work = Work(Target.from_json(Site.from_json(side.arguments["site"]), side.arguments), ProcessingPipelines.BEHAVIOR)
+    before = work.folder.read(view["number"])
+    refusal = as_account(BEN, GROUP, lambda: work.cancel(view["number"]))
+    assert "run under the account root" in refusal
+    assert work.folder.read(view["number"]) == before
+    assert work.cancel(view["number"])
 
 
 @needs_root

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterable
 
-from trackers.files import make_directory
+from trackers.files import create_like_directory, make_directory
 from trackers.kill import end_processes
 from trackers.scheduler import Handed
 from trackers.script import TERM_GRACE_SECONDS
@@ -44,6 +44,7 @@ class LocalScheduler:
         if is_held(directory / SUPERVISOR_LOCK):
             return []
         make_directory(self._site.state_directory)
+        create_like_directory(directory / "supervisor.log")  # the next supervisor may be another account's
         with (directory / "supervisor.log").open("ab") as log:
             subprocess.Popen(
                 [

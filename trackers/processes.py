@@ -55,11 +55,18 @@ class ProcessIdentity:
 
 @functools.cache
 def this_account() -> str:
-    """Return the name of the account that this process runs under; its number where it has no name."""
+    """Return the name of the account that this process runs under; its number where it has no name.
+
+    The system is asked, and not LOGNAME, which a change of account may leave as it was.
+    """
     try:
+        import pwd
+    except ImportError:  # Windows
         return getpass.getuser()
-    except (KeyError, OSError):  # no entry in passwd, as in containers, or while a directory service is away
-        return str(os.getuid())
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # no entry in passwd, as in containers, or while a directory service is away
+        return str(os.geteuid())
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trackers.files import make_directory
+from trackers.files import create_like_directory, make_directory
 
 
 def core_count() -> int:
@@ -60,7 +60,8 @@ def try_lock(path: Path) -> int | None:
 
     Not a filelock: that one closes its descriptor in a child process, and here the child is who holds it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    create_like_directory(path)
+    descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -72,7 +73,7 @@ def try_lock(path: Path) -> int | None:
 def is_held(path: Path) -> bool:
     """Tell whether any process holds a lock that `try_lock` took; a missing file is held by nobody."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = _open(path)
     except FileNotFoundError:
         return False
     try:
@@ -83,3 +84,10 @@ def is_held(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:  # another account's: to lock it here, or to see that it is held, reading is enough
+        return os.open(path, os.O_RDONLY)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -155,8 +156,11 @@ def _wake_on_children() -> int:
 def main() -> None:
     """Supervise one submission, unless somebody does already."""
     folder, number, cores = SubmissionFolder(Path(sys.argv[1])), int(sys.argv[2]), Path(sys.argv[3])
-    if try_lock(folder.submission_directory(number) / SUPERVISOR_LOCK) is None:
+    directory = folder.submission_directory(number)
+    if try_lock(directory / SUPERVISOR_LOCK) is None:
         return
+    if directory.stat().st_mode & stat.S_IWGRP:
+        os.umask(0o002)
     Supervisor(folder, number, CoreShares(cores)).run()
 
 
