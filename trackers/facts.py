@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trackers.errors import BadInputError, SessionflowError, TrackerCorruptError
+from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines, validate_name, validate_session_name
 from trackers.session import Completeness, completeness, load_session
@@ -57,9 +57,9 @@ def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, A
             if state.encountered_error
             else ""
         )
-    except TrackerCorruptError as error:
+    except (TrackerCorruptError, FileSystemError) as error:
         facts["status"], facts["problem"] = "corrupt", str(error)
-    with contextlib.suppress(SessionflowError):
+    with contextlib.suppress(SessionflowError, OSError):
         if submission := target.submissions(pipeline).current():
             facts["submission"] = submission.name
             facts["ended"], facts["reason"] = submission.ended, submission.reason
@@ -71,7 +71,7 @@ def lock_facts(target: Target) -> dict[str, Any]:
     """Return who holds the session, for machines and for people."""
     try:
         state = target.lock.read()
-    except TrackerCorruptError as error:
+    except (TrackerCorruptError, FileSystemError) as error:
         return {"manager_id": None, "holder": None, "description": str(error), "corrupt": True}
     holder = asdict(state.holder) if state.holder else None
     return {"manager_id": state.manager_id, "holder": holder, "description": state.describe(), "corrupt": False}
@@ -103,7 +103,7 @@ def sessions_of(target: Target, animal: str = "") -> list[tuple[str, str]]:
             with contextlib.suppress(BadInputError):
                 validate_name(animal_directory.name, "animal")
                 validate_session_name(session_directory.name)
-                if (session_directory / "raw_data").is_dir():
+                if _may_be_folder(session_directory / "raw_data"):
                     found.append((animal_directory.name, session_directory.name))
     return sorted(found, key=lambda item: (_natural(item[0]), item[1]))
 
@@ -151,7 +151,7 @@ def _row(target: Target) -> dict[str, Any]:
     row: dict[str, Any] = {"animal": target.animal, "session": target.session, "problem": ""}
     try:
         return {**row, **describe(target), "notes": _notes(target.paths)}
-    except SessionflowError as error:
+    except (SessionflowError, OSError) as error:
         return {**row, "problem": str(error)}
 
 
@@ -168,6 +168,13 @@ def _filled(directory: Path) -> bool:
         return any(directory.iterdir())
     except OSError:
         return False
+
+
+def _may_be_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError:  # whoever opens the session says so
+        return True
 
 
 def _folders(directory: Path) -> list[Path]:

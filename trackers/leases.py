@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trackers.errors import SessionLockedError, TrackerCorruptError
+from trackers.errors import FileSystemError, SessionLockedError, TrackerCorruptError
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
 from trackers.ownership import OpenSubmission, admit
@@ -68,7 +68,7 @@ def force_release(target: Target, *, abandon: bool = False) -> LockState | None:
         )
     try:
         state = target.lock.read()
-    except TrackerCorruptError:
+    except (TrackerCorruptError, FileSystemError):
         state = None
     target.lock.force_release()
     return state

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 from trackers.calls import CALLS, followed_work, view
-from trackers.errors import BadInputError, SessionflowError
+from trackers.errors import BadInputError, FileSystemError, SessionflowError
 from trackers.protocol import PROTOCOL
 from trackers.watcher import Watcher
 
@@ -30,9 +30,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         call = CALLS.get(str(request.get("call")))
         if call is None:
             raise BadInputError(f"{request.get('call')!r} is no call; known are {', '.join(CALLS)}. Nothing was done.")
-        return {"id": number, "result": call(dict(request.get("arguments") or {}))}
+        arguments = request.get("arguments") or {}
+        if not isinstance(arguments, dict):
+            raise BadInputError(f"The arguments of {request['call']} are no JSON object. Nothing was done.")
+        return {"id": number, "result": call(dict(arguments))}
     except SessionflowError as error:
         return {"id": number, "error": _error(type(error).__name__, str(error), error.exit_code)}
+    except OSError as error:
+        problem = f"{error.filename or 'The file system'}: {error.strerror or error}. Nothing was done after that."
+        return {"id": number, "error": _error(FileSystemError.__name__, problem, FileSystemError.exit_code)}
     except Exception as error:  # one bad request must not end the server side
         return {"id": number, "error": _error(type(error).__name__, f"{type(error).__name__}: {error}", 1)}
 
@@ -73,7 +79,7 @@ def _follow(watcher: Watcher, arguments: dict[str, Any], seen: dict[str, Any]) -
 def _parsed(line: str) -> dict[str, Any]:
     try:
         request = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {"call": f"(no JSON: {error})"}
     return request if isinstance(request, dict) else {"call": "(no JSON object)"}
 
@@ -87,7 +93,9 @@ def main(arguments: list[str]) -> int:
     if arguments == ["serve"]:
         answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)  # what anything else prints must not get between the answers
-        serve(sys.stdin, answers)
+        # a byte that is no text must end one request and not the server side
+        with os.fdopen(0, encoding="utf-8", errors="replace", closefd=False) as requests:
+            serve(requests, answers)
         return 0
     if not arguments or arguments[0] not in CALLS or len(arguments) > 2:
         calls = "\n  ".join(f"{name:15} {(call.__doc__ or '').splitlines()[0]}" for name, call in CALLS.items())
@@ -97,7 +105,7 @@ def main(arguments: list[str]) -> int:
     request = _parsed(json.dumps({"call": arguments[0]}))
     try:
         request["arguments"] = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         sys.stderr.write(f"{text!r} is no JSON: {error}. Nothing was done.\n")
         return 2
     reply = answer(request)

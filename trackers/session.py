@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import reprlib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from trackers.errors import NotFoundError, SessionDataError, TrackerCorruptError
+from trackers.errors import FileSystemError, NotFoundError, SessionDataError, TrackerCorruptError
 from trackers.files import load_yaml
 from trackers.layout import SessionPaths
 from trackers.names import AcquisitionSystems, SessionTypes
@@ -64,20 +66,27 @@ def load_session(paths: SessionPaths) -> SessionData:
     Raises:
         NotFoundError: a root, the project, the animal or the session does not exist.
         SessionDataError: session_data.yaml is missing, there are two, it cannot be read, or it contradicts the path.
+        FileSystemError: this account may not look into one of the folders.
     """
-    paths.project_paths.check()
-    animal = paths.storage_directory.parent
-    if not animal.is_dir():
-        raise NotFoundError(f"There is no animal {paths.animal!r} in {animal.parent}. Nothing was touched.")
-    if not paths.storage_directory.is_dir():
-        raise NotFoundError(f"There is no session {paths.session!r} in {animal}. Nothing was touched.")
-    return _checked(_the_one_file(paths), paths)
+    try:
+        paths.project_paths.check()
+        animal = paths.storage_directory.parent
+        if not animal.is_dir():
+            raise NotFoundError(f"There is no animal {paths.animal!r} in {animal.parent}. Nothing was touched.")
+        if not paths.storage_directory.is_dir():
+            raise NotFoundError(f"There is no session {paths.session!r} in {animal}. Nothing was touched.")
+        path = _the_one_file(paths)
+    except OSError as error:
+        raise FileSystemError(f"{error.filename} cannot be opened: {error.strerror}. Nothing was touched.") from error
+    return _checked(path, paths)
 
 
 def _the_one_file(paths: SessionPaths) -> Path:
+    expected = paths.raw_data / SESSION_DATA
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        expected.stat()  # raises where this account may not look, which the search below would take for an empty folder
     # as deep as a misplaced copy is likely to lie: a search through all of raw_data reads thousands of entries
     found = sorted(p for depth in ("", "*/", "*/*/") for p in paths.storage_directory.glob(depth + SESSION_DATA))
-    expected = paths.raw_data / SESSION_DATA
     if not found:
         raise SessionDataError(f"{paths} has no {SESSION_DATA}: {expected} is missing. Nothing was touched.")
     if found != [expected]:
@@ -92,16 +101,19 @@ def _the_one_file(paths: SessionPaths) -> Path:
 def _checked(path: Path, paths: SessionPaths) -> SessionData:
     try:
         data = load_yaml(path, "Restore it from the acquisition computer.")
-    except (TrackerCorruptError, OSError) as error:
+    except FileNotFoundError:
+        raise SessionDataError(f"{path} leads nowhere. Nothing was touched. Restore it.") from None
+    except (TrackerCorruptError, FileSystemError) as error:
         raise SessionDataError(f"{paths}: {error}") from None
     for key, expected in (
         ("project_name", paths.project),
         ("animal_id", paths.animal),
         ("session_name", paths.session),
     ):
-        if str(data.get(key)) != expected:
+        value = data.get(key)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value) != expected:
             raise SessionDataError(
-                f"{path} says {key} is {data.get(key)!r}, but the session lies under {expected!r}. "
+                f"{path} says {key} is {reprlib.repr(value)}, but the session lies under {expected!r}. "
                 "Nothing was touched. Move the session to its place or correct the file."
             )
     return SessionData(
@@ -116,10 +128,8 @@ def _checked(path: Path, paths: SessionPaths) -> SessionData:
 
 
 def _member(kind: Any, data: dict[str, Any], key: str, path: Path) -> Any:
-    try:
-        return kind(data.get(key))
-    except ValueError:
-        known = ", ".join(kind)
-        raise SessionDataError(
-            f"{path} says {key} is {data.get(key)!r}; known are: {known}. Nothing was touched."
-        ) from None
+    value = data.get(key)
+    if isinstance(value, str) and value in set(kind):
+        return kind(value)
+    known = ", ".join(kind)
+    raise SessionDataError(f"{path} says {key} is {reprlib.repr(value)}; known are: {known}. Nothing was touched.")

@@ -108,6 +108,6 @@ class Site:
             environments = {name: Environment(**e) for name, e in dict(data.get("environments") or {}).items()}
             slurm = dict(data.get("slurm") or {})
             options = SlurmOptions(**{**slurm, "options": tuple(map(str, slurm.get("options") or ()))})
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise BadInputError(f"This describes no server: {error}. Nothing was done.") from None
         return cls(Volumes(storage, working), scheduler, environments, options)
