@@ -17,7 +17,9 @@ import filelock
 import pytest
 
 from tests.conftest import SESSION, Side, all_ended, make_session
+from trackers import files
 from trackers.errors import FileSystemError, LockTimeoutError
+from trackers.graph import Graph, Job, Stage
 from trackers.lock import SessionLock
 from trackers.names import ProcessingPipelines
 from trackers.processes import this_account
@@ -202,6 +204,38 @@ def test_a_file_system_without_flock_is_refused_and_no_soft_lock_is_taken(
         ProcessingTracker(tmp_path / NAME).start(1)
     assert not (tmp_path / NAME).exists()
     assert (tmp_path / f"{NAME}.lock").stat().st_size == 0
+
+
+def test_jobs_are_not_started_where_the_working_volume_has_no_flock(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flock = fcntl.flock
+
+    def refuse(descriptor: int, operation: int) -> None:
+        if "/working/" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        flock(descriptor, operation)
+
+    side.take_lock()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    graph = Graph((Stage("only", (Job("job", ("true",)),)),))
+    reply = side.ask("submit", pipeline="BEHAVIOR", graph=graph.to_json(), manager_id=side.manager_id)
+    assert "without flock" in reply["error"]["message"]
+    assert list((side.root / "storage").rglob("supervisor.log")) == []
+
+
+@needs_root
+def test_what_is_created_below_our_folders_keeps_the_group(tmp_path: Path) -> None:
+    os.chown(tmp_path, -1, GROUP)
+    tmp_path.chmod(0o770)  # a tree without the group bit on its folders
+    files.make_directory(tmp_path / "submissions" / "behavior")
+    (tmp_path / "submissions" / "behavior" / "output.log").touch()
+    assert {path.stat().st_gid for path in tmp_path.rglob("*")} == {GROUP}
+    tmp_path.chmod(0o750)
+    files.make_directory(tmp_path / "of one account")
+    assert not (tmp_path / "of one account").stat().st_mode & (stat.S_ISGID | stat.S_IWGRP)
 
 
 def test_a_program_that_uses_filelock_as_5_1_0_does_is_waited_for(tmp_path: Path) -> None:

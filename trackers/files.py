@@ -100,7 +100,7 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
     try:
         descriptor = _take(lock_path, time.monotonic() + timeout)
     except (OSError, NotImplementedError) as error:
-        raise FileSystemError(_lock_refusal(Path(lock_path), error)) from error
+        raise FileSystemError(lock_refusal(Path(lock_path), error)) from error
     if descriptor is None:
         raise LockTimeoutError(Path(lock_path), timeout)
     try:
@@ -278,13 +278,14 @@ def follow_directory(descriptor: int, directory: os.stat_result) -> None:
         wanted = mode | (
             directory.st_mode & (stat.S_IRWXG if stat.S_ISDIR(own.st_mode) else stat.S_IRGRP | stat.S_IWGRP)
         )
-        if stat.S_ISDIR(own.st_mode):
-            wanted |= directory.st_mode & stat.S_ISGID
+        if stat.S_ISDIR(own.st_mode) and wanted & stat.S_IWGRP:
+            wanted |= stat.S_ISGID  # what job scripts and programs create in it keeps the group as well
         if wanted != mode:
             os.fchmod(descriptor, wanted)
 
 
-def _lock_refusal(lock_path: Path, error: BaseException) -> str:
+def lock_refusal(lock_path: Path, error: BaseException) -> str:
+    """Say why a lock could not be taken that nobody holds, and what to do."""
     code = getattr(error, "errno", None)
     if code in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK) or isinstance(error, NotImplementedError):
         return (

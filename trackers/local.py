@@ -6,11 +6,11 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterable
 
-from trackers.files import create_like_directory, make_directory
+from trackers.files import create_like_directory
 from trackers.kill import end_processes
 from trackers.scheduler import Handed
 from trackers.script import TERM_GRACE_SECONDS
-from trackers.shares import is_held
+from trackers.shares import is_held, require_locks
 from trackers.site import Site
 from trackers.states import JobState, Sighting
 from trackers.submission import Attempt, Submission, SubmissionFolder, Usage
@@ -43,7 +43,7 @@ class LocalScheduler:
         directory = folder.submission_directory(submission.number)
         if is_held(directory / SUPERVISOR_LOCK):
             return []
-        make_directory(self._site.state_directory)
+        require_locks(self._site.state_directory / "cores")
         create_like_directory(directory / "supervisor.log")  # the next supervisor may be another account's
         with (directory / "supervisor.log").open("ab") as log:
             subprocess.Popen(

@@ -7,7 +7,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trackers.files import create_like_directory, make_directory
+from trackers.errors import FileSystemError
+from trackers.files import create_like_directory, lock_refusal, make_directory
 
 
 def core_count() -> int:
@@ -63,11 +64,14 @@ def try_lock(path: Path) -> int | None:
     create_like_directory(path)
     descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        free = _lock(descriptor, path)
+    except FileSystemError:
         os.close(descriptor)
-        return None
-    return descriptor
+        raise
+    if free:
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_held(path: Path) -> bool:
@@ -77,13 +81,20 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
+        return not _lock(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def require_locks(directory: Path) -> None:
+    """Refuse a folder on a file system without flock: no core there could ever be taken.
+
+    Raises:
+        FileSystemError: it is on one, or cannot be written.
+    """
+    make_directory(directory)
+    create_like_directory(directory / "queue")
+    is_held(directory / "queue")  # held or not, the question was answered
 
 
 def _open(path: Path) -> int:
@@ -91,3 +102,14 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR)
     except PermissionError:  # another account's: to lock it here, or to see that it is held, reading is enough
         return os.open(path, os.O_RDONLY)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Lock an open file, at once or not at all; tell whether it was free."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # EACCES: what some file systems say of a lock that is held
+        return False
+    except OSError as error:
+        raise FileSystemError(lock_refusal(path, error)) from error
+    return True
