@@ -80,8 +80,24 @@ class JobFailedError(SessionflowError):
     """A job ended without success."""
 
 
+class UnreachableError(SessionflowError, ConnectionError):
+    """A server could not be reached, or the connection to it was lost: worth trying again, for as long as it takes."""
+
+
+class CommandTimeoutError(SessionflowError, TimeoutError):
+    """A command on a server did not end in time."""
+
+
 class HostKeyError(SessionflowError):
     """The server's host key is unknown or has changed."""
+
+
+class AuthenticationError(SessionflowError):
+    """A server does not let this account in."""
+
+
+class LoginNeededError(AuthenticationError):
+    """A server lets this account in again once a person has logged in, or renewed a certificate."""
 
 
 class StaleLeaseError(SessionLockedError):
