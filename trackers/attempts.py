@@ -21,11 +21,9 @@ def judged(
     attempt: Attempt, record: ExitRecord | None, sighting: Sighting, grace_seconds: float, *, cancelling: bool
 ) -> Attempt:
     """Return an attempt with its state as the facts have it now."""
-    seen, first_seen = attempt.seen, attempt.first_seen
-    if sighting.kind != "unknown":
-        seen = f"{'record, ' if record else ''}{sighting.summary}"
-        first_seen = first_seen if seen == attempt.seen else now()
-    verdict = judge(record, sighting, _seconds_since(first_seen), grace_seconds)
+    seen = f"{'record, ' if record else ''}{sighting.summary}"
+    first_seen = attempt.first_seen if seen == attempt.seen else now()  # deadlines begin anew after an outage
+    verdict = judge(record, sighting, seconds_since(first_seen), grace_seconds)
     state = verdict.state or attempt.state
     reason = verdict.reason or ("" if verdict.state else attempt.reason)
     if cancelling and state in (JobState.FAILED, JobState.LOST, JobState.CANCELLED):
@@ -134,7 +132,8 @@ def _refused(submission: Submission, answer: Handed) -> Submission:
     return submission
 
 
-def _seconds_since(moment: str) -> float:
+def seconds_since(moment: str) -> float:
+    """Return how long ago a moment was that `now` gave; 0 for none."""
     if not moment:
         return 0.0
     return max(0.0, time.time() - datetime.fromisoformat(moment).astimezone(UTC).timestamp())

@@ -59,15 +59,8 @@ for earlier in {earlier}; do
     sleep 2
   done
 done
-child= killer= terminated=0
-end() {{
-  terminated=1
-  [ -n "$child" ] || return
-  kill -TERM -- "-$child" 2>/dev/null
-  [ -n "$killer" ] && return
-  (sleep {grace}; kill -KILL -- "-$child") </dev/null >/dev/null 2>&1 &
-  killer=$!
-}}
+child= terminated=0
+end() {{ terminated=1; [ -n "$child" ] && kill -TERM -- "-$child" 2>/dev/null; }}
 trap end TERM INT
 set -m
 (
@@ -78,19 +71,20 @@ set -m
 child=$!
 set +m
 [ "$terminated" = 1 ] && end
-while :; do
-  wait "$child"
-  code=$?
-  kill -0 "$child" 2>/dev/null || break
-done
+wait "$child"
+code=$?
 if [ "$terminated" = 1 ]; then
-  wait "$child" 2>/dev/null
-  late=$?
-  [ "$late" = 127 ] || code=$late
+  exec 9<> <(:)  # nothing ever comes from it: reading it is a sleep without a process
+  for _ in {{1..{grace_tenths}}}; do
+    kill -0 -- "-$child" 2>/dev/null || break
+    read -rt 0.1 -u 9
+  done
 fi
 kill -KILL -- "-$child" 2>/dev/null
-[ -n "$killer" ] && kill -KILL "$killer" 2>/dev/null
 if [ "$terminated" = 1 ]; then
+  wait "$child" 2>/dev/null
+  late=$?  # 127, or -1 from some versions of bash, where the end has been reported already
+  [ "$late" -ge 0 ] && [ "$late" -ne 127 ] && code=$late
   for left in $(grep -lzsx {variable} /proc/[0-9]*/environ); do
     left=${{left#/proc/}} left=${{left%/environ}}
     [ "$left" = "$$" ] || kill -KILL "$left" 2>/dev/null
@@ -136,7 +130,7 @@ def job_script(
         revoked=REVOKED,
         earlier=" ".join(earlier),  # job names need no quotes
         patience=PREDECESSOR_SECONDS,
-        grace=TERM_GRACE_SECONDS,
+        grace_tenths=TERM_GRACE_SECONDS * 10,
         working_directory=shlex.quote(job.working_directory or str(files.directory)),
         report=shlex.quote(str(files.report)),
         variables="".join(f" {name}={shlex.quote(value)}" for name, value in sorted(job.variables.items())),

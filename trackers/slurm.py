@@ -8,7 +8,9 @@ import os
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from trackers.attempts import seconds_since
 from trackers.files import make_directory
 from trackers.graph import Job, Resources
 from trackers.scheduler import Handed
@@ -16,7 +18,16 @@ from trackers.script import TERM_GRACE_SECONDS
 from trackers.shares import try_lock
 from trackers.site import Site
 from trackers.slurm_queue import SUBMIT_SECONDS, Answer, SlurmQueue, Snapshot, ask_slurm, queue_of
-from trackers.slurm_text import QueuedJob, Refusal, in_words, parse_job_id, refusal_of, says_out_of_memory, slurm_words
+from trackers.slurm_text import (
+    QueuedJob,
+    Refusal,
+    in_words,
+    is_hopeless,
+    parse_job_id,
+    refusal_of,
+    says_out_of_memory,
+    slurm_words,
+)
 from trackers.states import JobState, Sighting
 from trackers.submission import Attempt, AttemptFiles, Submission, SubmissionFolder, Usage
 
@@ -25,6 +36,7 @@ CANCEL_SECONDS = 20.0  # how long a cancel waits for the jobs' ends before it sa
 KILL_AFTER_SECONDS = TERM_GRACE_SECONDS + 2.0  # a script that has not ended by then is killed with its job
 LOOK_SECONDS = 10.0  # between looks at the files of jobs that run: their progress
 LIMBO_SECONDS = 2.0  # the same for jobs whose end is being waited for
+HOPELESS_SECONDS = 60.0  # a job that waits for what only an administrator can change has been refused after so long
 NEARLY_ALL = 0.95  # of the memory that was asked for: a job that was killed with that much ran out of it
 
 
@@ -166,7 +178,7 @@ class _Hand:
         files = self._files(job)
         if not attempt.scheduler_id:
             return self.queue.room() and not self.submission.waits_for_a_failure(job.name)
-        if files.held.exists() or sum(map(_is_live, self._rows(job, self.queue.snapshot))) > 1:
+        if self._hopeless(job) or files.held.exists() or sum(map(_is_live, self._rows(job, self.queue.snapshot))) > 1:
             return True
         self.ids = {j.name: self.submission.last(j.name).scheduler_id for j in self.submission.live_jobs()}
         after = self._after(job)
@@ -203,6 +215,8 @@ class _Hand:
         if row is not None and (_is_live(row) or row.state is JobState.COMPLETED):
             self.ids[job.name] = number
         attempt = self.submission.last(job.name)
+        if refusal := self._hopeless(job):
+            return self._handed(job, refused=refusal)
         after = self._after(job)
         if row is None or row.state is not JobState.PENDING or after is None or not self._stale(job.name, after):
             changed = number != attempt.scheduler_id
@@ -210,6 +224,13 @@ class _Hand:
         words = f"Dependency={'afterok:' + ':'.join(after) if after else ''}"
         answer = ask_slurm("scontrol", "update", f"JobId={number}", words)
         return self._handed(job, scheduler_id=number, after=after if answer.ok else attempt.after)
+
+    def _hopeless(self, job: Job) -> str:
+        """Say for what a job has waited long enough that only an administrator can change; empty for others."""
+        attempt = self.submission.last(job.name)
+        rows = self._rows(job, self.queue.snapshot)
+        patient = seconds_since(attempt.first_seen) < HOPELESS_SECONDS
+        return "" if patient else next((in_words(row) for row in rows if is_hopeless(row)), "")
 
     def _submitted(self, job: Job) -> Handed | None:
         """Give a job to Slurm that it certainly does not have; None where it is not its turn yet."""
@@ -264,7 +285,7 @@ class _Hand:
         asked_by = " ".join(self.submission.requested_by.split())
         return [
             *("sbatch", "--parsable", f"--job-name={key}", f"--comment={key} {asked_by}".rstrip()),
-            *(f"--chdir={self._files(job).directory}", f"--output={self._files(job).script_log.name}"),
+            *(f"--chdir={self._files(job).directory}", f"--output={_output(self._files(job).script_log)}"),
             *("--open-mode=append", "--kill-on-invalid-dep=no"),
             *_resource_words(attempt.resources),
             *self.site.slurm.words(),
@@ -397,6 +418,11 @@ def _unknown_to(snapshot: Snapshot, submissions: Iterable[Submission]) -> list[s
 
 def _is_live(row: QueuedJob) -> bool:
     return row.state is None or not row.state.ended
+
+
+def _output(path: Path) -> str:
+    """Return a log's path as sbatch takes it: it has symbols of its own, and no way to write a backslash."""
+    return "/dev/null" if "\\" in str(path) else str(path).replace("%", "%%")
 
 
 def _resource_words(resources: Resources) -> list[str]:

@@ -54,6 +54,7 @@ _REASONS = {
     "JobHeldUser": "it is held",
     "JobHeldAdmin": "an administrator holds it",
     "BeginTime": "its time to begin has not come (Slurm delays jobs that were requeued)",
+    "PartitionConfig": "no node of its partition has what it asks for",
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is inactive",
     "PartitionTimeLimit": "it asks for more time than its partition allows",
@@ -64,6 +65,10 @@ _REASONS = {
     "BadConstraints": "no node has what it asks for",
     "MaxMemPerLimit": "it asks for more memory than the site allows",
 }
+_HOPELESS = re.compile(
+    r"PartitionConfig|BadConstraints|Partition(Node|Time)Limit|Invalid(Account|QOS)|(QOS|Account)NotAllowed"
+    r"|MaxMemPerLimit|(Assoc|QOS)Max\w*PerJob\w*"
+)
 _SAID_NOTHING = frozenset({"", "None", "NonZeroExitCode", "(null)", "N/A"})
 
 
@@ -190,6 +195,11 @@ def in_words(job: QueuedJob) -> str:
     if known is None and re.match(r"(Assoc|QOS)(Max|Grp)", job.reason):
         known = "a limit of its account or QOS is reached"
     return f"{known} ({job.reason})" if known else job.reason
+
+
+def is_hopeless(job: QueuedJob) -> bool:
+    """Tell whether a job waits for something that only an administrator can change."""
+    return job.state is JobState.PENDING and bool(_HOPELESS.fullmatch(job.reason))
 
 
 def parse_job_id(text: str) -> str | None:

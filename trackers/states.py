@@ -90,7 +90,8 @@ class Sighting:
     @property
     def summary(self) -> str:
         """What of it counts when one asks since when it has been so."""
-        return f"{self.kind} {self.state or ''}".strip()
+        waiting_for = self.reason if self.state is JobState.PENDING else ""
+        return f"{self.kind} {self.state or ''} {waiting_for}".rstrip()
 
 
 @dataclass(frozen=True)

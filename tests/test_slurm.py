@@ -1,0 +1,288 @@
+"""Submissions on a real cluster: handed over whole, each job once, retried by cause, ended for good."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import wrappers
+from tests.cluster import Cluster
+from tests.conftest import states
+from tests.slurm_side import SlurmSide, all_over, bash, by_name, use
+from trackers.errors import SessionflowError
+
+
+@pytest.fixture
+def slurm(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlurmSide:
+    side = use(cluster, tmp_path, monkeypatch)
+    side.take_lock()
+    return side
+
+
+def keys(side: SlurmSide, view: dict[str, object]) -> list[str]:
+    return [key for _, key, _ in side.jobs_in_slurm(view)]
+
+
+def test_a_whole_graph_is_handed_over_at_once_and_runs_in_its_order(slurm: SlurmSide, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    say = f"sleep 0.3; echo $0 >> {trace}"
+    view = slurm.submit_jobs(
+        [bash("first", say.replace("$0", "1"))],
+        [bash(f"second-{n}", say.replace("$0", "2")) for n in range(3)],
+        [bash("third", say.replace("$0", "3"))],
+        requested_by="anna $(x) 'y'",
+    )
+    assert set(states(view).values()) == {"PENDING"}
+    comments = slurm.cluster.command("squeue", "-h", "-t", "all", "-o", "%k").splitlines()
+    assert sum(c.startswith(f"sessionflow-{view['id']}-") and c.endswith("-1 anna $(x) 'y'") for c in comments) == 5
+    view = slurm.wait(view, all_over)
+    assert set(states(view).values()) == {"COMPLETED"}
+    assert trace.read_text().split() == ["1", "2", "2", "2", "3"]
+    closed = slurm.finish(view)
+    assert closed["status"] == "succeeded"
+    usage = by_name(closed)["first"]["usage"]
+    assert usage["node"].startswith("node")
+    assert (usage["queued_seconds"], usage["ran_seconds"]) >= (0, 0)
+    assert len(set(keys(slurm, view))) == len(keys(slurm, view)) == 5
+
+
+def test_a_failure_ends_the_pipeline_and_takes_its_tail_out_of_the_queue(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs(
+        [bash("good", "true"), bash("bad", "echo the mouse has left >&2; exit 3")],
+        [bash("later", "true")],
+        [bash("last", "true")],
+    )
+    view = slurm.wait(view, all_over)
+    jobs = by_name(view)
+    assert (jobs["bad"]["state"], jobs["bad"]["reason"], jobs["bad"]["exit_code"]) == ("FAILED", "exit code 3", 3)
+    assert jobs["bad"]["tail"] == ["the mouse has left"]
+    assert jobs["later"]["blocked"]
+    assert jobs["last"]["blocked"]
+    closed = slurm.finish(view)
+    assert closed["status"] == "failed"
+    assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == "failed"
+    assert {state for _, _, state in slurm.jobs_in_slurm(view)} <= {"COMPLETED", "FAILED", "CANCELLED"}
+
+
+def test_an_error_of_the_program_is_not_tried_again_but_a_rerun_continues(slurm: SlurmSide, tmp_path: Path) -> None:
+    marker = tmp_path / "mended"
+    stages = [[bash("a", "true"), bash("b", f"[ -e {marker} ]")], [bash("c", "true")]]
+    view = slurm.wait(slurm.submit_jobs(*stages), all_over)
+    slurm.finish(view)
+    marker.touch()
+    again = slurm.wait(slurm.submit_jobs(*stages), all_over)
+    assert again["number"] == view["number"]
+    assert slurm.finish(again)["status"] == "succeeded"
+    assert {name: job["attempt"] for name, job in by_name(again).items()} == {"a": 1, "b": 2, "c": 2}
+
+
+def test_a_job_that_was_cancelled_by_hand_stays_cancelled(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("long", "sleep 60")], [bash("later", "true")])
+    view = slurm.wait(view, lambda v: states(v)["long"] == "RUNNING")
+    slurm.cluster.command("scancel", by_name(view)["long"]["id"])
+    view = slurm.wait(view, all_over)
+    assert states(view)["long"] == "CANCELLED"
+    assert by_name(view)["later"]["blocked"]
+    assert slurm.finish(view)["status"] == "failed"
+
+
+def test_a_graph_that_slurm_refuses_fails_with_its_words_and_leaves_nothing_behind(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = use(cluster, tmp_path, monkeypatch)
+    side.take_lock()
+    huge = bash("huge", "true", memory_gb=10**6)
+    view = side.submit_jobs([bash("fits", "sleep 60"), huge, bash("never", "true")], [bash("later", "true")])
+    view = side.wait(view, all_over)
+    assert "Slurm refused it: Memory specification can not be satisfied" in by_name(view)["huge"]["reason"]
+    assert "Slurm refused huge" in by_name(view)["never"]["reason"]
+    assert side.finish(view)["status"] == "failed"
+    assert {state for _, _, state in side.jobs_in_slurm(view)} <= {"CANCELLED", "FAILED"}
+    assert side.get("tracker_show", pipeline="BEHAVIOR")["status"] == "failed"
+
+
+def test_a_job_that_slurm_accepts_and_can_never_start_is_a_refusal_too(
+    slurm: SlurmSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trackers.slurm.HOPELESS_SECONDS", 1.0)
+    view = slurm.submit_jobs([bash("fits", "sleep 60"), bash("wide", "true", cpus=100_000)], [bash("later", "true")])
+    view = slurm.wait(view, all_over)
+    assert "Slurm refused it: no node of its partition has what it asks for" in by_name(view)["wide"]["reason"]
+    assert slurm.finish(view)["status"] == "failed"
+    assert {state for _, _, state in slurm.jobs_in_slurm(view)} <= {"CANCELLED"}
+
+
+def test_an_unknown_partition_is_refused_in_slurms_words(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = use(cluster, tmp_path, monkeypatch, partition="moon")
+    side.take_lock()
+    view = side.wait(side.submit_jobs([bash("a", "true")]), all_over)
+    assert "invalid partition specified: moon" in by_name(view)["a"]["reason"]
+
+
+def test_a_cancel_ends_also_what_ignores_it(slurm: SlurmSide, tmp_path: Path) -> None:
+    stubborn = f"trap '' TERM; echo $$ >> {tmp_path}/pids; setsid sleep 1000 & echo $! >> {tmp_path}/pids; sleep 1000"
+    view = slurm.submit_jobs([bash(f"job-{n}", stubborn) for n in range(3)], [bash("later", "true")])
+    slurm.wait(view, lambda v: list(states(v).values())[:3] == ["RUNNING"] * 3)
+    pids = tmp_path / "pids"
+    while not pids.exists() or len(pids.read_text().split()) < 6:
+        time.sleep(0.05)
+    began = time.monotonic()
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert time.monotonic() - began < 15  # promised: 10
+    assert [pid for pid in (tmp_path / "pids").read_text().split() if Path("/proc", pid).exists()] == []
+    assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
+    assert {state for _, _, state in slurm.jobs_in_slurm(view)} <= {"CANCELLED", "COMPLETED", "FAILED"}
+
+
+def test_a_job_is_adopted_though_sbatch_said_that_the_controller_did_not_answer(slurm: SlurmSide) -> None:
+    slurm.cluster.wrap("sbatch", wrappers.DOES_IT_BUT_TIMES_OUT, times=2)
+    view = slurm.submit_jobs([bash("a", "true")], [bash("b", "true")], [bash("c", "true")])
+    view = slurm.wait(view, all_over)
+    assert slurm.finish(view)["status"] == "succeeded"
+    assert len(keys(slurm, view)) == len(set(keys(slurm, view))) == 3
+
+
+def test_a_controller_that_is_away_during_the_submission_is_asked_until_it_is_back(slurm: SlurmSide) -> None:
+    slurm.cluster.wrap("sbatch", wrappers.FAILS, times=3)
+    slurm.cluster.wrap("squeue", wrappers.FAILS, times=2)
+    view = slurm.submit_jobs([bash("a", "true")], [bash("b", "true")])
+    assert "Unable to contact slurm controller" in by_name(view)["a"]["reason"]
+    view = slurm.wait(view, all_over)
+    assert slurm.finish(view)["status"] == "succeeded"
+    assert len(keys(slurm, view)) == 2
+
+
+@pytest.mark.parametrize("trouble", [wrappers.FAILS, wrappers.PRINTS_GARBAGE, wrappers.PRINTS_HALF])
+def test_what_could_not_be_asked_is_no_answer(slurm: SlurmSide, trouble: str) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 1.5")], [bash("b", "true")])
+    view = slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    slurm.cluster.wrap("squeue", trouble)
+    slurm.cluster.wrap("sacct", trouble)
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        view = slurm.watch(view)
+        assert not any(job["state"] in ("FAILED", "LOST", "CANCELLED", "NODE_FAIL") for job in view["jobs"])
+        time.sleep(0.2)
+    slurm.cluster.unwrap()
+    assert slurm.finish(slurm.wait(view, all_over))["status"] == "succeeded"
+
+
+def test_of_two_copies_of_a_job_one_runs_and_the_graph_follows_it(slurm: SlurmSide, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    view = slurm.submit_jobs([bash("a", f"echo a >> {trace}; sleep 2")], [bash("b", f"echo b >> {trace}")])
+    script = next(tmp_path.rglob("jobs/a/1/script.sh"))
+    slurm.cluster.command(  # as an sbatch does that hung past the death of its caller, and lands late
+        *("sbatch", f"--chdir={script.parent}", "--output=script.log", "--open-mode=append"),
+        *(f"--comment=sessionflow-{view['id']}-a-1", str(script)),
+    )
+    view = slurm.wait(view, all_over, seconds=30)
+    assert slurm.finish(view)["status"] == "succeeded"
+    assert trace.read_text().split() == ["a", "b"]
+
+
+def test_a_site_that_clears_dependents_away_does_not_end_a_graph_that_is_retried(
+    own_cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster: Cluster = own_cluster(slurm_conf={"SchedulerParameters": "kill_invalid_depend"})  # type: ignore[operator]
+    side = use(cluster, tmp_path, monkeypatch, options=["--no-requeue"])
+    side.take_lock()
+    _fails_with_its_node(side, cluster, tmp_path)
+
+
+def test_a_lost_node_is_tried_again_and_the_dependents_wait_for_the_retry(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = use(cluster, tmp_path, monkeypatch, options=["--no-requeue"])
+    side.take_lock()
+    _fails_with_its_node(side, cluster, tmp_path)
+
+
+def _fails_with_its_node(side: SlurmSide, cluster: Cluster, root: Path) -> None:
+    trace = root / "trace"
+    slow = f"echo began >> {trace}; sleep 4"
+    view = side.submit_jobs(
+        [bash("lost", slow), bash("sibling", f"sleep 6; echo sibling >> {trace}")],
+        [bash("after", f"echo after >> {trace}")],
+        [bash("last", f"echo last >> {trace}")],
+    )
+    view = side.wait(view, lambda v: states(v)["lost"] == "RUNNING" and states(v)["sibling"] == "RUNNING")
+    node = cluster.job(by_name(view)["lost"]["id"])["NodeList"]
+    if cluster.job(by_name(view)["sibling"]["id"])["NodeList"] == node:
+        pytest.skip("both jobs run on one node")
+    cluster.set_node(node, "DOWN")
+    view = side.wait(view, lambda v: by_name(v)["lost"]["attempt"] == 2, seconds=90)
+    cluster.set_node(node, "RESUME")
+    view = side.wait(view, all_over, seconds=60)
+    assert side.finish(view)["status"] == "succeeded", view
+    assert trace.read_text().split() == ["began", "began", "sibling", "after", "last"]
+    assert "NODE_FAIL" in by_name(view)["lost"]["earlier"][0]
+
+
+def test_a_requeued_job_is_followed_under_its_id(slurm: SlurmSide, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    view = slurm.submit_jobs([bash("a", f"echo a >> {trace}; sleep 2")], [bash("b", f"echo b >> {trace}")])
+    view = slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    slurm.cluster.requeue(by_name(view)["a"]["id"])
+    view = slurm.wait(view, all_over, seconds=60)
+    assert slurm.finish(view)["status"] == "succeeded"
+    assert trace.read_text().split() == ["a", "a", "b"]
+    assert by_name(view)["a"]["attempt"] == 1
+
+
+def test_names_with_spaces_and_volumes_with_quotes_and_dollars_reach_the_job(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "vol $(touch pwned) 'q' \"d\" %j \\ ü"
+    side = use(cluster, root, monkeypatch)
+    side.take_lock()
+    view = side.wait(side.submit_jobs([bash("a", 'pwd; echo "$0"')]), all_over)
+    assert (
+        side.finish(
+            view,
+        )["status"]
+        == "succeeded"
+    )
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_a_dependent_that_slurm_starts_too_early_leaves_before_its_command(slurm: SlurmSide, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    view = slurm.submit_jobs([bash("a", "sleep 3")], [bash("b", f"echo b >> {trace}")])
+    # a controller that has forgotten the first job counts the dependency on it as fulfilled
+    slurm.cluster.command("scontrol", "update", f"JobId={by_name(view)['b']['id']}", "Dependency=")
+    view = slurm.wait(view, lambda v: states(v)["b"] == "RUNNING")
+    assert not trace.exists()
+    view = slurm.wait(view, all_over, seconds=30)
+    assert trace.read_text() == "b\n"
+    assert set(states(view).values()) == {"COMPLETED"}
+
+
+def test_a_refusal_of_the_server_side_names_the_session(slurm: SlurmSide) -> None:
+    slurm.submit_jobs([bash("a", "sleep 30")])
+    other = slurm.ask("submit", pipeline="BEHAVIOR", graph=[], manager_id=slurm.manager_id)
+    assert "graph" in other["error"]["message"] or "without jobs" in other["error"]["message"]
+
+
+def test_the_slurm_programs_are_never_waited_for_under_a_lock(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 2")])
+    slurm.cluster.wrap("squeue", "sleep 3; " + wrappers.FAILS)
+    watching = subprocess.Popen(["sleep", "0"])
+    watching.wait()
+    import threading
+
+    asked = threading.Thread(target=slurm.watch, args=(view,))
+    asked.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == "running"
+    slurm.get("why")
+    assert time.monotonic() - began < 2
+    asked.join()
+
+
+__all__ = ["SessionflowError"]
