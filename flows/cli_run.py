@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from flows.cli import server_of
 from flows.terminal import LiveProgress, report_table
 from trackers.errors import BadInputError
+from trackers.names import validate_name, validate_session_name
 
 R = TypeVar("R")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one pipeline and print what became of it."""
+    _check_names(arguments)
     flow, options = _pipeline(arguments)
     report = shown(lambda: flow(server=_server(arguments), requested_by=arguments.requested_by, **options))
     print(report_table([report]))
@@ -26,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def process(arguments: argparse.Namespace) -> int:
     """Run every eligible pipeline of a session and print what became of them."""
+    _check_names(arguments)
     from flows.process_session import process_session
 
     report = shown(
@@ -52,6 +55,15 @@ def shown(work: Callable[[], Awaitable[R]]) -> R:
             return await work()
 
     return asyncio.run(observed())
+
+
+def _check_names(arguments: argparse.Namespace) -> None:
+    """Refuse at once what can name nothing, before Prefect takes its seconds to start."""
+    validate_name(arguments.project, "project")
+    if arguments.animal:
+        validate_name(arguments.animal, "animal")
+    if arguments.session:
+        validate_session_name(arguments.session)
 
 
 def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import pwd
 import stat
@@ -114,7 +115,8 @@ def test_a_lock_file_that_only_its_owner_may_write_is_taken_all_the_same(
     assert tracker.is_complete
     with filelock.FileLock(lock):
         assert LockTimeoutError.__name__ in as_account(BEN, GROUP, lambda: tracker.start(2))
-    held = files._take_for_reading(str(lock), 0)
+    held = os.open(lock, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
     assert LockTimeoutError.__name__ in as_account(ANNA, GROUP, lambda: tracker.start(2))
     os.close(held)
     assert as_account(BEN, GROUP, lambda: tracker.start(2)) == ""
@@ -194,8 +196,6 @@ def test_an_account_outside_the_group_is_refused_in_words(shared_tree: Path) -> 
 def test_a_file_system_without_flock_is_refused_and_no_soft_lock_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    import fcntl
-
     def refuse(_descriptor: int, _operation: int) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -209,8 +209,6 @@ def test_a_file_system_without_flock_is_refused_and_no_soft_lock_is_taken(
 def test_jobs_are_not_started_where_the_working_volume_has_no_flock(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fcntl
-
     flock = fcntl.flock
 
     def refuse(descriptor: int, operation: int) -> None:

@@ -105,6 +105,20 @@ def test_bad_input_is_said_in_one_sentence_and_touches_nothing(
     assert contents(root) == before
 
 
+@pytest.mark.parametrize("command", [["process"], ["run", "checksum"], ["run", "manifest"]])
+def test_an_impossible_name_is_refused_before_prefect_is_asked_for_anything(root: Path, command: list[str]) -> None:
+    nobody = {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    names = [
+        "--project",
+        "../Project",
+        *(["--animal", "305", "--session", SESSION] if "manifest" not in command else []),
+    ]
+    refused = sessionflow(*command, *roots(root), *names, environment=nobody)
+    assert refused.returncode == 2, refused.stderr
+    assert "cannot name a project" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("fault", ["missing", "two", "wrong animal", "binary", "corrupt tracker"])
 def test_a_session_that_is_not_as_it_must_be_is_refused_and_left_alone(
     root: Path, prefect: PrefectServer, fault: str

@@ -4,24 +4,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable
-from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Side, all_ended, states
-from trackers.graph import Graph, Job, Stage
 from trackers.kill import processes_of
-from trackers.local import LocalScheduler
-from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity
-from trackers.site import Site
-from trackers.states import JobState, Sighting
-from trackers.submission import Attempt, Submission, SubmissionFolder, now
-from trackers.targets import Target
-from trackers.work import Request, Work
 
 
 def _runs(pid: int) -> bool:
@@ -120,54 +107,3 @@ def test_a_job_killed_with_9_is_failed_and_not_run_again(side: Side, tmp_path: P
     assert states(view)["victim"] == "FAILED"
     assert "killed" in view["jobs"][0]["reason"]
     assert trace.read_text().split() == ["run"]
-
-
-class _Answers(LocalScheduler):
-    """A scheduler that answers as the test says, and starts nothing."""
-
-    grace_seconds = 65.0
-    answer = Sighting("seen", JobState.RUNNING)
-
-    def start(self, folder: SubmissionFolder, submission: Submission) -> None:
-        """Start nothing."""
-
-    def look(
-        self, folder: SubmissionFolder, submission: Submission, attempts: Iterable[tuple[str, Attempt]]
-    ) -> dict[str, Sighting]:
-        """Give the same answer for every job."""
-        return {job: self.answer for job, _ in attempts}
-
-
-@pytest.mark.parametrize(
-    ("answer", "at_first", "in_the_end"),
-    [
-        (Sighting("absent"), JobState.RUNNING, JobState.LOST),
-        (Sighting("seen", JobState.NODE_FAIL), JobState.COMPLETING, JobState.NODE_FAIL),
-    ],
-)
-def test_a_deadline_runs_from_when_these_facts_were_first_seen_and_not_from_the_jobs_start(
-    side: Side, answer: Sighting, at_first: JobState, in_the_end: JobState
-) -> None:
-    target = Target.from_json(Site.from_json(side.arguments["site"]), side.arguments)
-    work = Work(target, ProcessingPipelines.BEHAVIOR)
-    work.scheduler = scheduler = _Answers(target.site)
-    graph = Graph((Stage("only", (Job("job", ("true",)),)),))
-    number = work.submit(Request(graph, {}, side.manager_id)).number
-
-    def look(hours_later: int) -> JobState:
-        submission = work.folder.read(number)
-        last = submission.last("job")
-        earlier = (datetime.fromisoformat(last.first_seen or now()) - timedelta(hours=hours_later)).isoformat()
-        work.folder.save(submission.with_attempt("job", replace(last, first_seen=earlier)))
-        return work.refresh(number).last("job").state
-
-    assert look(0) is JobState.RUNNING
-    assert look(10) is JobState.RUNNING
-    scheduler.answer = answer
-    assert look(10) is at_first
-    assert look(0) is at_first
-    scheduler.answer = Sighting("seen", JobState.RUNNING)
-    assert look(10) is JobState.RUNNING
-    scheduler.answer = answer
-    assert look(10) is at_first
-    assert look(1) is in_the_end

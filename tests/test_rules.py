@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from flows.eligibility import done, obstacle
 from flows.process_session import FLOWS, skip
 from tasks.reports import PipelineReport
+from trackers.attempts import judged
 from trackers.graph import Resources
 from trackers.names import ProcessingPipelines, ProcessingStatus, SessionTypes
 from trackers.ownership import FlowRunFact, OpenSubmission, admit, owner_liveness
@@ -22,6 +25,7 @@ from trackers.states import (
     Sighting,
     judge,
 )
+from trackers.submission import Attempt, now
 
 LONG = 10 * LOST_DEADLINE_SECONDS
 RUNNING_STATES = [JobState.RUNNING, JobState.COMPLETING]
@@ -89,6 +93,32 @@ def test_absent_without_a_record_asks_accounting_and_is_lost_after_a_deadline() 
     verdict = judge(None, Sighting("absent"), LOST_DEADLINE_SECONDS - 1)
     assert (verdict.state, verdict.ask_accounting) == (None, True)
     assert judge(None, Sighting("absent"), LOST_DEADLINE_SECONDS).state is JobState.LOST
+
+
+@pytest.mark.parametrize(
+    ("answer", "at_first", "in_the_end"),
+    [
+        (Sighting("absent"), JobState.RUNNING, JobState.LOST),
+        (seen(JobState.NODE_FAIL), JobState.COMPLETING, JobState.NODE_FAIL),
+    ],
+)
+def test_a_deadline_runs_from_when_these_facts_were_first_seen_and_not_from_the_jobs_start(
+    answer: Sighting, at_first: JobState, in_the_end: JobState
+) -> None:
+    attempt = Attempt(1, Resources())
+
+    def look(sighting: Sighting, hours_later: int = 0) -> JobState:
+        nonlocal attempt
+        first_seen = datetime.fromisoformat(attempt.first_seen or now()) - timedelta(hours=hours_later)
+        attempt = replace(attempt, first_seen=first_seen.isoformat())
+        attempt = judged(attempt, None, sighting, RECORD_GRACE_SECONDS, cancelling=False)
+        return attempt.state
+
+    running = seen(JobState.RUNNING)
+    assert [look(running), look(running, hours_later=10)] == [JobState.RUNNING, JobState.RUNNING]
+    assert [look(answer, hours_later=10), look(answer)] == [at_first, at_first]
+    assert look(running, hours_later=10) is JobState.RUNNING
+    assert [look(answer, hours_later=10), look(answer, hours_later=1)] == [at_first, in_the_end]
 
 
 @pytest.mark.parametrize(
