@@ -17,6 +17,7 @@ def test_letters_of_any_script_digits_and_some_punctuation_are_names(name: str) 
     [
         "",
         "..",
+        "a..b",
         ".",
         ".hidden",
         "-rf",

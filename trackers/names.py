@@ -71,7 +71,7 @@ def validate_name(name: str, what: str) -> str:
     """Return `name` if it can be one path component; `what` ("project", "animal", …) is for the error.
 
     Allowed are letters of any script with their combining marks, digits, spaces and `_ - . +`; no leading dash or dot,
-    no space at either end, at most 255 bytes of UTF-8.
+    no two dots in a row, no space at either end, at most 255 bytes of UTF-8.
 
     Raises:
         InvalidNameError: the name breaks one of these rules.
@@ -84,6 +84,8 @@ def validate_name(name: str, what: str) -> str:
         raise InvalidNameError(what, name, f"{shown} is not allowed; use letters, digits, spaces and _ - . +")
     if name[0] in "-.":
         raise InvalidNameError(what, name, "it begins with a dash or a dot")
+    if ".." in name:
+        raise InvalidNameError(what, name, "it has two dots in a row")
     if name != name.strip():
         raise InvalidNameError(what, name, "it begins or ends with a space")
     if len(name.encode()) > MAXIMUM_NAME_BYTES:
