@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from jobs.copying import Check, remove_tree, some
-from jobs.hashing import FileDigest, Shown, files_of, total_size
+from jobs.checksum import verify
+from jobs.copying import Check, check_no_link, remove_tree, some
+from jobs.hashing import FileDigest, Shown, digests, files_of, total_size
 from jobs.moving import check_against_records, clear_remains, move_tree, refuse_while
 from jobs.program import ByteProgress, Output, check_owner, run, session_parser, session_paths, write_report
 from trackers.errors import JobFailedError
@@ -19,14 +20,14 @@ def archive(paths: SessionPaths, check: Check, shown: Shown = lambda _bytes: Non
 
     Raises:
         JobFailedError: preparation is under way; a file that a result record names is missing or has other contents;
-            or source_data holds what raw_data lacks. Nothing was removed.
+            raw_data is not what its checksum says; or source_data holds what raw_data lacks. Nothing was removed.
         FileSystemError: there is no room, or a file could not be read or written.
     """
     if paths.volumes.one:
         return {}
     refuse_while(paths, ProcessingPipelines.PREPARATION)
     clear_remains(paths, check)
-    _check_source(paths)
+    _check_source(paths, shown)
     archived = move_tree(
         *(paths.processed_data, paths.archived_data, check, shown),
         accept=lambda moved: check_against_records(paths, moved),
@@ -35,18 +36,23 @@ def archive(paths: SessionPaths, check: Check, shown: Shown = lambda _bytes: Non
     return archived
 
 
-def _check_source(paths: SessionPaths) -> None:
-    """Refuse to remove a source_data that is more than a copy of raw_data."""
+def _check_source(paths: SessionPaths, shown: Shown) -> None:
+    """Refuse to remove a source_data that is more than a copy of raw_data, or has what raw_data lost."""
+    check_no_link(paths.source_data)
     if not paths.source_data.is_dir():
         return
-    own = []
+    raw = verify(paths, shown)
+    own, doubtful = [], []
     for name in files_of(paths.source_data):
-        copy, original = (paths.source_data / name).stat(), paths.raw_data / name
-        if not original.is_file() or (original.stat().st_size, original.stat().st_mtime_ns) != (
-            copy.st_size,
-            copy.st_mtime_ns,
-        ):
+        copy = (paths.source_data / name).stat()
+        if name not in raw:  # a marker file, whose presence is all that it says
+            own += [] if (paths.raw_data / name).is_file() else [name]
+        elif copy.st_size != raw[name].size:
             own.append(name)
+        elif copy.st_mtime_ns != raw[name].mtime_ns:
+            doubtful.append(name)  # changed, or on a file system that rounds times
+    read = digests(paths.source_data, doubtful, named=True, shown=shown)
+    own += [name for name in doubtful if read[name].xxh3_128 != raw[name].xxh3_128]
     if own:
         raise JobFailedError(
             f"{paths.source_data} has files that raw_data lacks, or has otherwise: {some(own)}. Nothing was archived. "
@@ -66,7 +72,8 @@ def main() -> None:
     check()
     if paths.volumes.one:
         print("storage and working volume are one: nothing was copied or removed")
-    archived = archive(paths, check, ByteProgress(2 * total_size(paths.processed_data)))
+    read_again = total_size(paths.raw_data) if paths.source_data.is_dir() else 0
+    archived = archive(paths, check, ByteProgress(2 * total_size(paths.processed_data) + read_again))
     write_report(Output(f"archived_data/{name}", f.size, f.xxh3_128.hex()) for name, f in archived.items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -22,13 +23,14 @@ from jobs.hashing import (
     read_through,
     unreadable,
 )
-from trackers.errors import FileSystemError
+from trackers.errors import FileSystemError, SessionflowError
 from trackers.files import follow_directory, make_directory
 
 PARTIAL = ".partial"  # a copy that has not been verified yet; nothing of it is relied upon
 REMOVING = ".removing"  # a folder that is no longer needed, on its way out
 BLOCK_BYTES = 4096
-SPARE_BYTES = 64 << 20
+SPARE_BYTES = 1 << 20
+SPARE_PARTS = 100  # and a hundredth of what is copied, for what the file system itself needs
 MOST_NAMED = 10
 
 Check = Callable[[], None]
@@ -73,14 +75,14 @@ def copy_tree(
         make_directory(partial)
         for folder in folders:
             make_directory(partial / folder)
-        copied = in_batches(chosen, lambda name: _copy(source, partial, name, named, shown))
+        copied = in_batches(chosen, lambda name, shown: _copy(source, partial, name, named, shown), shown)
         _sync(partial)
         _compare(partial, copied, digests(partial, chosen, named=named, shown=shown))
         accept(copied)
         check()
         _put_in_place(partial, destination, chosen, folders, whole=names is None)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial, check)
         raise
     return copied
 
@@ -111,21 +113,43 @@ def check_plain(directory: Path) -> None:
                 )
 
 
+def check_no_link(directory: Path) -> None:
+    """Refuse to move or remove a folder that is a link: what it points to is not ours to remove.
+
+    Raises:
+        FileSystemError: it is one, broken or not.
+    """
+    if directory.is_symlink():
+        raise FileSystemError(
+            f"{directory} is a link to {directory.readlink()}. Nothing was changed. Put the folder itself there."
+        )
+
+
 def check_room(directory: Path, sizes: list[int]) -> None:
     """Refuse a copy that does not fit.
+
+    Args:
+        directory: where the copy goes; it need not exist yet.
+        sizes: of the files, bytes.
 
     Raises:
         FileSystemError: says how much is needed and how much there is.
     """
     while not directory.exists():
         directory = directory.parent
-    needed = sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes) + len(sizes) * BLOCK_BYTES // 8 + SPARE_BYTES
+    needed = sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes) + len(sizes) * BLOCK_BYTES // 8
+    needed += needed // SPARE_PARTS + SPARE_BYTES
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise FileSystemError(
-            f"{directory} has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed. Nothing was changed. "
+            f"{directory} has {_megabytes(free)} free, and {_megabytes(needed)} are needed. Nothing was changed. "
             "Archive other sessions to make room."
         )
+
+
+def sizes_of(directory: Path) -> list[int]:
+    """Return the sizes of all files below a folder, bytes."""
+    return [(directory / name).stat().st_size for name in files_of(directory)]
 
 
 def sync_directory(directory: Path) -> None:
@@ -135,6 +159,13 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _discard(partial: Path, check: Check) -> None:
+    """Remove an unfinished copy, unless we lost the session: by now it may be the next manager's."""
+    with contextlib.suppress(SessionflowError):
+        check()
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy(source: Path, partial: Path, name: str, named: bool, shown: Shown) -> FileDigest:
@@ -210,6 +241,10 @@ def _put_in_place(partial: Path, destination: Path, names: list[str], folders: l
     for folder in ("", *folders):
         sync_directory(destination / folder)
     shutil.rmtree(partial)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _parents(name: str) -> list[str]:

@@ -15,7 +15,8 @@ from trackers.errors import FileSystemError
 
 THREADS = max(2, min(4, os.cpu_count() or 1))
 BUFFER_BYTES = 1 << 20
-BATCH_FILES = 64  # a task for each file would cost more than reading it
+BATCH_FILES = 64  # a task for each of many small files would cost more than reading it
+BATCHES_PER_THREAD = 4  # at least, so that a few large files do not fall to one thread
 
 Shown = Callable[[int], None]
 
@@ -75,18 +76,39 @@ def digests(
     Raises:
         FileSystemError: a file cannot be read, or changed meanwhile.
     """
-    return in_batches(names, lambda name: _digest(directory, name, named, shown))
+    return in_batches(names, lambda name, shown: _digest(directory, name, named, shown), shown)
 
 
-def in_batches(names: list[str], work: Callable[[str], FileDigest]) -> dict[str, FileDigest]:
-    """Do the same with many files in a few threads; the first error ends it and is raised."""
-    batches = [names[start : start + BATCH_FILES] for start in range(0, len(names), BATCH_FILES)]
+class _StoppedError(Exception):
+    """Another thread failed, or the job was asked to end."""
+
+
+def in_batches(names: list[str], work: Callable[[str, Shown], FileDigest], shown: Shown) -> dict[str, FileDigest]:
+    """Do the same with many files in a few threads.
+
+    The first error ends it and is raised, and so does SIGTERM, in the middle of files: they may take many minutes.
+
+    Args:
+        names: of the files.
+        work: is given a name, and what to tell after each piece of the file.
+        shown: told the bytes of each piece, from any thread.
+    """
+    size = max(1, min(BATCH_FILES, len(names) // (THREADS * BATCHES_PER_THREAD)))
+    batches = [names[start : start + size] for start in range(0, len(names), size)]
     found: dict[str, FileDigest] = {}
+    stopped = threading.Event()
+
+    def shown_until_stopped(count: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+        shown(count)
+
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            for batch in pool.map(lambda batch: [(name, work(name)) for name in batch], batches):
+            for batch in pool.map(lambda batch: [(name, work(name, shown_until_stopped)) for name in batch], batches):
                 found.update(batch)
         except BaseException:
+            stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
     return found

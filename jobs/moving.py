@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from jobs.copying import PARTIAL, REMOVING, Accept, Check, check_plain, copy_tree, remove_tree, some
+from jobs.copying import PARTIAL, REMOVING, Accept, Check, check_no_link, check_plain, copy_tree, remove_tree, some
 from jobs.hashing import FileDigest, Shown, digests, files_of, folders_of
 from trackers.errors import FileSystemError, JobFailedError
 from trackers.files import make_directory
@@ -56,8 +56,9 @@ def move_tree(
 
     Raises:
         JobFailedError: a file is in both, with different contents; nothing was changed.
-        FileSystemError: see `copy_tree`; the source is whole.
+        FileSystemError: `source` is a link, or see `copy_tree`; the source is whole.
     """
+    check_no_link(source)
     if not source.is_dir():
         moved = digests(destination, files_of(destination), shown=shown) if destination.is_dir() else {}
         accept(moved)
@@ -106,7 +107,7 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
                 continue
             if name not in processed:
                 missing.append(output["path"])
-            elif processed[name].xxh3_128.hex() != output["xxh3_128"]:
+            elif processed[name].xxh3_128.hex() != output.get("xxh3_128"):
                 changed.append(output["path"])
     if missing or changed:
         words = [f"{len(missing)} are missing: {some(missing)}"] if missing else []
@@ -119,7 +120,9 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
 
 def _outputs(record: Path) -> list[dict[str, str]]:
     try:
-        outputs = json.loads(record.read_bytes()).get("outputs", [])
-    except (OSError, ValueError, AttributeError) as error:
-        raise FileSystemError(f"{record} is no result record ({error}). Nothing was changed.") from None
-    return [output for output in outputs if isinstance(output, dict) and isinstance(output.get("path"), str)]
+        return [output for output in json.loads(record.read_bytes())["outputs"] if isinstance(output["path"], str)]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise FileSystemError(
+            f"{record} is no result record ({error!r}), so nobody can tell whether all results are there. Nothing was "
+            "changed. Run the pipeline that it is named after again, with --reprocess."
+        ) from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from jobs.checksum import combined, recorded_checksum
-from jobs.copying import Check, copy_tree, remove_tree, some
+from jobs.checksum import combined, recorded_checksum, verify
+from jobs.copying import Check, check_no_link, check_room, copy_tree, remove_tree, sizes_of, some
 from jobs.hashing import FileDigest, Shown, digests, files_of, total_size
 from jobs.moving import clear_remains, move_tree, refuse_while
 from jobs.program import ByteProgress, check_owner, run, session_parser, session_paths, write_report
 from trackers.errors import JobFailedError
-from trackers.files import make_directory
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines
 from trackers.session import NOT_CHECKSUMMED, load_session
@@ -21,19 +20,27 @@ def prepare(paths: SessionPaths, check: Check, shown: Shown = lambda _bytes: Non
 
     Raises:
         JobFailedError: archiving is under way; raw_data is not what its checksum says; or source_data holds files
-            that raw_data lacks.
+            that raw_data lacks. What is in source_data stays.
         FileSystemError: there is no room, or a file could not be read or written.
     """
     if paths.volumes.one:
         return ["storage and working volume are one: nothing was copied"]
     refuse_while(paths, ProcessingPipelines.ARCHIVING)
-    make_directory(paths.working_directory)
     clear_remains(paths, check)
+    _check_room(paths)
     done = _source(paths, check, shown)
     if paths.archived_data.is_dir():
         back = move_tree(paths.archived_data, paths.processed_data, check, shown)
         done.append(f"{len(back)} archived files are processed data again")
     return done
+
+
+def _check_room(paths: SessionPaths) -> None:
+    """Refuse before anything is copied, where not all of it fits."""
+    moves = ((paths.raw_data, paths.source_data), (paths.archived_data, paths.processed_data))
+    coming = [source for source, destination in moves if source.is_dir() and not destination.is_dir()]
+    if coming:
+        check_room(paths.working_directory, [size for source in coming for size in sizes_of(source)])
 
 
 def _source(paths: SessionPaths, check: Check, shown: Shown) -> list[str]:
@@ -47,7 +54,9 @@ def _source(paths: SessionPaths, check: Check, shown: Shown) -> list[str]:
                 f"{paths.source_data} has files that raw_data lacks: {some(extra)}. Nothing was changed. "
                 "Take them away if they are to be kept, then run preparation again."
             )
-        remove_tree(paths.source_data, check)  # it can be had again from raw_data, and is no copy of it
+        check_no_link(paths.source_data)
+        verify(paths, shown)  # where raw_data was damaged, source_data may have what it lost
+        remove_tree(paths.source_data, check)
 
     def accept(copied: dict[str, FileDigest]) -> None:
         if _checksum(copied) != recorded:

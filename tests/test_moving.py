@@ -3,64 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobs.archiving import archive
-from jobs.checksum import regenerate
+from jobs.hashing import digests, files_of
 from jobs.preparation import prepare
-from tests.conftest import SESSION, make_session
-from trackers.errors import FileSystemError, JobFailedError, SessionLockedError
-from trackers.layout import SessionPaths, Volumes
-from trackers.lock import SessionLock
+from jobs.program import Terminated
+from tests.conftest import SESSION
+from tests.moved_session import MANAGER_ID, contents, nothing, process, session
+from trackers.errors import JobFailedError, SessionLockedError
+from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines
 from trackers.tracker import ProcessingTracker
 
-MANAGER_ID = 77
 KILLS = 50
-
-
-def nothing() -> None:
-    """Check nothing."""
-
-
-def contents(directory: Path) -> dict[str, bytes | None]:
-    """Return every file's bytes, and None for every folder, by relative path."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
-        for path in sorted(directory.rglob("*"))
-    }
-
-
-def session(root: Path, *, one_volume: bool = False, files: int = 30) -> SessionPaths:
-    storage, working = root / "storage", root / ("storage" if one_volume else "working")
-    raw_data = make_session(storage) / "raw_data"
-    working.mkdir(exist_ok=True)
-    (raw_data / "mesoscope data").mkdir()
-    for number in range(files):
-        (raw_data / "mesoscope data" / f"{number}.tiff").write_bytes(os.urandom(2000 + 17 * number))
-    (raw_data / "camera_data" / "empty folder").mkdir(parents=True)
-    (raw_data.parent / "tracking_data").mkdir()
-    paths = SessionPaths(Volumes(storage, working), "Project", "305", SESSION)
-    regenerate(paths)
-    SessionLock(paths.lock).acquire(MANAGER_ID)
-    return paths
-
-
-def process(paths: SessionPaths, files: int = 20) -> None:
-    for number in range(files):
-        path = paths.processed_data / "behavior_data" / f"{number}.feather"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(3000 + number))
-    (paths.processed_data / "nothing in here").mkdir()
 
 
 @pytest.fixture
@@ -177,36 +141,6 @@ def test_a_lock_that_was_lost_stops_it_before_anything_is_put_in_place_or_remove
     assert not paths.archived_data.exists()
 
 
-def test_what_a_copy_would_lose_is_refused(paths: SessionPaths) -> None:
-    prepare(paths, nothing)
-    process(paths)
-    (paths.processed_data / "broken link").symlink_to("nowhere")
-    with pytest.raises(FileSystemError, match="broken link"):
-        archive(paths, nothing)
-    assert (paths.processed_data / "broken link").is_symlink()
-
-
-@pytest.fixture
-def small_volume(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small volume needs root: run the tests with sudo")
-    directory = tmp_path / "working"
-    directory.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(directory)], check=False)
-    if mounted.returncode:
-        pytest.skip("tmpfs cannot be mounted here")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
-
-
-def test_a_volume_without_room_is_refused_before_anything_is_copied(tmp_path: Path, small_volume: Path) -> None:
-    paths = session(tmp_path)
-    (small_volume / "other").write_bytes(bytes(30 << 20))
-    with pytest.raises(FileSystemError, match="GB free"):
-        prepare(paths, nothing)
-    assert not paths.source_data.exists()
-
-
 def _start(program: str, paths: SessionPaths) -> subprocess.Popen[str]:
     volumes = ["--storage", str(paths.volumes.storage), "--working", str(paths.volumes.working)]
     names = ["--project", "Project", "--animal", "305", "--session", SESSION, "--manager-id", str(MANAGER_ID)]
@@ -216,6 +150,29 @@ def _start(program: str, paths: SessionPaths) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_term_ends_it_in_the_middle_of_a_large_file(tmp_path: Path) -> None:
+    paths = session(tmp_path)
+    size, read = 50 << 30, []
+    for name in ("face", "left"):
+        with (paths.raw_data / f"{name}.mp4").open("wb") as video:
+            video.truncate(size)  # a hole, which takes no room and long to read
+    with pytest.raises(Terminated):
+        _terminated(lambda: digests(paths.raw_data, files_of(paths.raw_data), shown=read.append))
+    assert sum(read) < size
+
+
+def _terminated(work: Callable[[], object]) -> None:
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        work()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_term_leaves_no_unfinished_copy_and_says_so(tmp_path: Path) -> None:
