@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -88,9 +89,12 @@ def verify(paths: SessionPaths, shown: Shown = lambda _bytes: None) -> dict[str,
     return files
 
 
-def regenerate(paths: SessionPaths, shown: Shown = lambda _bytes: None) -> dict[str, FileDigest]:
-    """Write ax_checksum.txt anew, from raw_data as it is."""
+def regenerate(
+    paths: SessionPaths, shown: Shown = lambda _bytes: None, check: Callable[[], None] = lambda: None
+) -> dict[str, FileDigest]:
+    """Write ax_checksum.txt anew, from raw_data as it is; `check` raises where we may no longer change anything."""
     files = read_directory(paths.raw_data, shown)
+    check()
     atomic_write(paths.raw_data / CHECKSUM_FILE, combined(files).encode())
     _keep(paths, files)
     return files
@@ -108,8 +112,7 @@ def _changes(paths: SessionPaths, files: dict[str, FileDigest]) -> str:
         changed = {name for name in known.keys() & files.keys() if known[name][2] != files[name].xxh3_128.hex()}
         kinds = {"changed": changed, "missing": known.keys() - files.keys(), "new": files.keys() - known.keys()}
         named = [f"{kind}: {_some(names)}" for kind, names in kinds.items() if names]
-        if named:
-            return f"Since it was last right: {'; '.join(named)}."
+        return f"Since it was last right: {'; '.join(named) or f'no file changed, but {CHECKSUM_FILE} itself did'}."
     except (OSError, ValueError, TypeError, AttributeError, LookupError):
         pass  # never verified here before, or by a program that keeps no listing
     written = (paths.raw_data / CHECKSUM_FILE).stat().st_mtime_ns
@@ -132,7 +135,11 @@ def main() -> None:
     load_session(paths)
     check_owner(paths, arguments.manager_id)
     total = sum((paths.raw_data / name).stat().st_size for name in files_of(paths.raw_data, NOT_CHECKSUMMED))
-    files = (regenerate if arguments.regenerate else verify)(paths, ByteProgress(total))
+    shown = ByteProgress(total)
+    if arguments.regenerate:
+        files = regenerate(paths, shown, lambda: check_owner(paths, arguments.manager_id))
+    else:
+        files = verify(paths, shown)
     write_report(notes=[f"{len(files)} files, {total} bytes"])
 
 

@@ -19,13 +19,13 @@ from trackers.files import atomic_write
 from trackers.layout import SessionPaths, Volumes
 from trackers.lock import SessionLock
 
-TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM, as shells report it
+SIGNAL_EXIT_CODE = 128  # + the signal, as shells report it
 PROGRESS_SECONDS = 0.5
 REPORT_VARIABLE = "SESSIONFLOW_REPORT"
 
 
 class Terminated(BaseException):
-    """The job was asked to end; raised where it stands, so that `finally` clauses clean up."""
+    """The job was asked to end by a signal; raised where it stands, so that `finally` clauses clean up."""
 
 
 def session_parser(description: str) -> argparse.ArgumentParser:
@@ -92,12 +92,14 @@ class Progress:
         self._total = total
         self._unit = unit
         self._next = 0.0
+        self._all_shown = False
 
     def show(self, done: float) -> None:
-        """Print how much is done, unless a line was printed just now."""
-        now = time.monotonic()
-        if now >= self._next or done >= self._total:
+        """Print how much is done, unless a line was printed just now; that all is done is always printed, once."""
+        now, all_done = time.monotonic(), done >= self._total
+        if now >= self._next or (all_done and not self._all_shown):
             self._next = now + PROGRESS_SECONDS
+            self._all_shown = all_done
             print(f"progress {done:g}/{self._total:g} {self._unit}", flush=True)
 
 
@@ -117,21 +119,27 @@ class ByteProgress:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a job's `main` and exit: 0, 143 after SIGTERM, or 1 with one sentence on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run a job's `main` and exit: 0, 143 after SIGTERM, 130 after Ctrl-C, or 1 with one sentence on stderr."""
+    job = os.getpid()
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != job:  # a library's child process: it has nothing of ours to clean up
+            os._exit(SIGNAL_EXIT_CODE + number)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+        raise Terminated(signal.Signals(number))
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, terminate)
     try:
         main()
-    except Terminated:
-        print("ended on request (SIGTERM)", file=sys.stderr)
-        sys.exit(TERMINATED_EXIT_CODE)
+    except Terminated as terminated:
+        (number,) = terminated.args
+        print(f"ended on request ({number.name})", file=sys.stderr)
+        sys.exit(SIGNAL_EXIT_CODE + number)
     except SessionflowError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         print(f"{error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
         sys.exit(1)
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
-    raise Terminated

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.checksum import directory_checksum, regenerate, verify
 from tests.conftest import SESSION, make_session
-from trackers.errors import FileSystemError, JobFailedError, SessionDataError
+from trackers.errors import FileSystemError, JobFailedError, SessionDataError, SessionLockedError
 from trackers.layout import SessionPaths, Volumes
 from trackers.lock import SessionLock
 
@@ -69,6 +69,23 @@ def test_a_mismatch_that_was_never_right_here_says_so(paths: SessionPaths) -> No
     (paths.raw_data / "ax_checksum.txt").write_text("0" * 32)
     with pytest.raises(JobFailedError, match="never been right on this server"):
         verify(paths)
+
+
+def test_a_changed_checksum_file_is_not_called_a_change_of_the_data(paths: SessionPaths) -> None:
+    (paths.raw_data / "ax_checksum.txt").write_text("0" * 32)
+    with pytest.raises(JobFailedError, match=r"no file changed, but ax_checksum\.txt itself did"):
+        verify(paths)
+
+
+def test_a_checksum_is_not_written_anew_by_one_that_lost_the_session_meanwhile(paths: SessionPaths) -> None:
+    def lost() -> None:
+        raise SessionLockedError("somebody else works on it")
+
+    before = (paths.raw_data / "ax_checksum.txt").read_bytes()
+    (paths.raw_data / "empty").write_text("not any more")
+    with pytest.raises(SessionLockedError):
+        regenerate(paths, check=lost)
+    assert (paths.raw_data / "ax_checksum.txt").read_bytes() == before
 
 
 def test_a_missing_checksum_file_is_a_failure_of_its_own(paths: SessionPaths) -> None:
