@@ -13,7 +13,7 @@ import xxhash
 from jobs.corridor import Corridor, runtime_tables
 from jobs.logs import Codes, Messages, codes_of, module_events, read_log
 from jobs.modules import MODULES, RECORDED_TTL
-from jobs.program import Output, check_owner, run, session_parser, session_paths, write_report
+from jobs.program import Output, Progress, check_owner, run, session_parser, session_paths, write_report
 from trackers.errors import SessionDataError
 from trackers.files import atomic_write, load_yaml, make_directory
 from trackers.layout import SessionPaths
@@ -31,10 +31,16 @@ def extract(paths: SessionPaths, data: SessionData, source: int) -> tuple[Tables
     """Return a source's tables by path below processed_data (without suffix), and what people must know of them.
 
     Raises:
-        SessionDataError: the log, or a file that says how to read it, is missing parts or damaged.
+        SessionDataError: the log, or a file that says how to read it, is missing parts or damaged; or source_data has
+            lost the log that raw_data has.
     """
-    log = paths.source_data / "behavior_data" / f"{source}_log.npz"
+    name = f"behavior_data/{source}_log.npz"
+    log = paths.source_data / name
     if not log.exists():
+        if (paths.raw_data / name).exists():
+            raise SessionDataError(
+                f"{log} is not there, but raw_data has it. Nothing was written. Run preparation, which copies it."
+            )
         return {}, [f"{log.name} is not there: source {source} was skipped"]
     messages = read_log(log)
     if source in CAMERAS:
@@ -105,7 +111,11 @@ def main() -> None:
     check_owner(paths, arguments.manager_id)
     tables, notes = extract(paths, data, arguments.source)
     check_owner(paths, arguments.manager_id)
-    outputs = [write(table, paths.processed_data / f"{name}.feather") for name, table in tables.items()]
+    progress = Progress(len(tables), "tables")
+    outputs = []
+    for name, table in tables.items():
+        outputs.append(write(table, paths.processed_data / f"{name}.feather"))
+        progress.show(len(outputs))
     print("\n".join([*(f"{o.path}: {o.size} bytes" for o in outputs), *notes]))
     write_report(outputs, {name: metadata.version(name) for name in ("polars", "numpy")}, notes)
 

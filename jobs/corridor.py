@@ -54,7 +54,7 @@ class Corridor:
             SessionDataError: something is missing or no number.
         """
         try:
-            return cls(
+            corridor = cls(
                 {int(cue): float(length) for cue, length in data["cue_map"].items()},
                 float(data["cue_offset_cm"]),
                 tuple(
@@ -67,6 +67,9 @@ class Corridor:
                     for trial in data["trial_structures"].values()
                 ),
             )
+            for cue in {cue for trial in corridor.trials for cue in bytes(trial.cues)}:  # a cue is a byte in the log
+                corridor.cue_lengths[cue]
+            return corridor
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SessionDataError(
                 f"experiment_configuration.yaml does not describe the corridor ({error!r}). Nothing was written."

@@ -47,7 +47,7 @@ def read_log(path: Path) -> Messages:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
         found = [(_number(m.filename), _payload(content, m)) for m in members]
-    except (OSError, ValueError, struct.error, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile) as error:
         raise SessionDataError(
             f"{path} is no log archive ({error}). Nothing was written. Restore it from the acquisition computer."
         ) from error

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -150,6 +151,13 @@ def test_a_source_without_a_log_is_skipped_and_said_so(paths: SessionPaths) -> N
     assert not paths.processed_data.exists()
 
 
+def test_a_log_that_source_data_lost_is_no_absent_log(paths: SessionPaths, tmp_path: Path) -> None:
+    (tmp_path / "working").mkdir()
+    unprepared = SessionPaths(Volumes(tmp_path, tmp_path / "working"), "ExampleProject", "305", SESSION)
+    with pytest.raises(SessionDataError, match=r"raw_data has it\. .* Run preparation"):
+        extract(unprepared, load_session(unprepared), 62)
+
+
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 half a zip"])
 def test_an_archive_that_is_no_zip_is_one_sentence_with_its_name(paths: SessionPaths, content: bytes) -> None:
     (paths.raw_data / "behavior_data" / "101_log.npz").write_bytes(content)
@@ -159,6 +167,24 @@ def test_an_archive_that_is_no_zip_is_one_sentence_with_its_name(paths: SessionP
     assert "101_log.npz is no log archive" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not paths.processed_data.exists()
+
+
+def test_an_archive_of_a_later_zip_version_is_one_sentence_with_its_name(paths: SessionPaths) -> None:
+    log = paths.raw_data / "behavior_data" / "203_log.npz"
+    content = bytearray(log.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 250  # the version that is needed to read a member
+    log.write_bytes(content)
+    with pytest.raises(SessionDataError, match=r"203_log\.npz is no log archive"):
+        read_log(log)
+
+
+@pytest.mark.parametrize("wrong", [{"cue_map": {1: 20.0}}, {"cue_map": {0: 10.0, 1: 20.0, 300: 1.0}, "cues": [1, 300]}])
+def test_a_cue_without_a_length_and_one_that_is_no_byte_are_refused(wrong: dict[str, Any]) -> None:
+    trial = {"cue_sequence": wrong.get("cues", [1, 0]), "trial_length_cm": 30.0}
+    trial |= {"reward_zone_start_cm": 1.0, "reward_zone_end_cm": 2.0}
+    data = {"cue_map": wrong["cue_map"], "cue_offset_cm": 5.0, "trial_structures": {"one": trial}}
+    with pytest.raises(SessionDataError, match="does not describe the corridor"):
+        Corridor.from_yaml(data)
 
 
 def test_a_damaged_member_is_noticed(paths: SessionPaths) -> None:
