@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import secrets
 import sys
 import time
@@ -14,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.program import run, write_report
+from jobs.program import Progress, run, write_report
 from trackers.errors import BadInputError, LockTimeoutError, SessionflowError
+from trackers.facts import sessions_of
 from trackers.files import atomic_write, load_yaml, locked, make_directory
 from trackers.layout import ProjectPaths, SessionPaths, Volumes
 from trackers.names import ProcessingPipelines, SessionTypes, session_time
@@ -74,13 +74,19 @@ def generate_manifest(paths: ProjectPaths, manager_id: int, timezone: str = DEFA
 
 def manifest_rows(paths: ProjectPaths) -> tuple[list[Row], list[str]]:
     """Return a row for every session that can be read, and what is wrong with the others; changes nothing."""
-    rows, problems = [], []
-    for animal, session in _sessions(paths):
+    rows: list[Row] = []
+    unreadable: dict[str, str] = {}
+    sessions = sessions_of(Target(Site(paths.volumes), paths.project), unreadable=unreadable)
+    problems = list(unreadable.values())
+    progress = Progress(len(sessions), "sessions")
+    for number, (animal, session) in enumerate(sessions, start=1):
         session_paths = SessionPaths(paths.volumes, paths.project, animal, session)
         try:
-            rows.append(_row(session_paths))
+            if any(session_paths.raw_data.iterdir()):
+                rows.append(_row(session_paths))
         except (SessionflowError, OSError) as error:
             problems.append(f"{session_paths} is not in the manifest: {error}")
+        progress.show(number)
     return rows, problems
 
 
@@ -88,7 +94,7 @@ def table(rows: list[Row], timezone: str) -> pl.DataFrame:
     """Return rows as 5.1.0's manifest, sorted by animal, then session."""
     import polars as pl
 
-    numeric = all(row["animal"].isdecimal() for row in rows)
+    numeric = all(_is_uint64(row["animal"]) for row in rows)
     flags = ("complete", *COLUMNS)
     schema: dict[str, Any] = {
         "animal": pl.String,
@@ -154,16 +160,8 @@ def _key(timezone: str) -> str:
     return timezone.replace("/", "-")
 
 
-def _sessions(paths: ProjectPaths) -> list[tuple[str, str]]:
-    from trackers.facts import sessions_of
-
-    found = sessions_of(Target(Site(paths.volumes), paths.project))
-    return [(animal, session) for animal, session in found if not _empty(paths, animal, session)]
-
-
-def _empty(paths: ProjectPaths, animal: str, session: str) -> bool:
-    with os.scandir(paths.directory / animal / session / "raw_data") as entries:
-        return next(entries, None) is None
+def _is_uint64(animal: str) -> bool:
+    return animal.isascii() and animal.isdecimal() and int(animal) < 1 << 64
 
 
 def _row(paths: SessionPaths) -> Row:
@@ -189,9 +187,8 @@ def _row(paths: SessionPaths) -> Row:
 def _notes(paths: SessionPaths, kind: SessionTypes) -> str:
     path = paths.raw_data / "session_descriptor.yaml"
     try:
-        return str(
-            load_yaml(path, "Restore it from the acquisition computer.").get("experimenter_notes", DEFAULT_NOTES)
-        )
+        notes = load_yaml(path, "Restore it from the acquisition computer.").get("experimenter_notes")
+        return DEFAULT_NOTES if notes is None else str(notes)
     except (OSError, SessionflowError):
         if kind is SessionTypes.WINDOW_CHECKING:
             return NO_NOTES

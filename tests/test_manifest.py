@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,12 @@ from polars.testing import assert_frame_equal
 
 from jobs import manifest
 from jobs.manifest import generate_manifest
+from tests.test_accounts_and_volumes import as_account, needs_root
 from trackers.errors import BadInputError, LockTimeoutError
+from trackers.facts import project_status
 from trackers.files import locked
 from trackers.layout import ProjectPaths, Volumes
+from trackers.site import Site
 from trackers.tracker import ProcessingTracker
 
 FIXTURE = Path(__file__).parent / "data" / "manifest"
@@ -72,6 +76,47 @@ def test_a_broken_session_is_reported_and_keeps_no_other_out(paths: ProjectPaths
     assert any("11/2025-01-15-03-04-05-000006" in p and "session_data.yaml" in p for p in problems)
     assert any("video_processing_tracker.yaml" in p for p in problems)
     assert pl.read_ipc(paths.manifest).height == 3
+
+
+@needs_root
+def test_folders_that_may_not_be_read_are_reported_and_keep_no_other_out(paths: ProjectPaths) -> None:
+    (paths.directory / "11" / "2025-01-15-03-04-05-000006" / "raw_data").chmod(0)
+    (paths.directory / "11" / "2025-07-04-23-59-59-999999").chmod(0)
+    (paths.directory / "9").chmod(0)
+    for directory in (paths.directory, *paths.directory.parents[:3]):
+        directory.chmod(directory.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+
+    def read() -> None:
+        rows, problems = manifest.manifest_rows(paths)
+        assert {row["animal"] for row in rows} == {"102"}
+        assert len(problems) == 3
+        assert all("ermission denied" in problem for problem in problems)
+        status = project_status(Site(paths.volumes), PROJECT)
+        assert "ermission denied" in next(row["problem"] for row in status if row["animal"] == "9")
+        shown = {row["session"]: row["problem"] for row in status}
+        assert "ermission denied" in shown["2025-01-15-03-04-05-000006"]
+        assert shown["2025-08-26-18-30-15-123456"] == ""
+
+    assert as_account(4243, 4242, read) == ""
+
+
+@pytest.mark.parametrize("animal", ["٣", "9" * 20])
+def test_an_animal_whose_digits_are_no_64_bit_number_is_text(paths: ProjectPaths, animal: str) -> None:
+    shutil.copytree(paths.directory / "9", paths.directory / animal)
+    for data in (paths.directory / animal).rglob("session_data.yaml"):
+        data.write_text(data.read_text().replace("animal_id: '9'", f"animal_id: '{animal}'"))
+    assert generate_manifest(paths, 5) == []
+    found = pl.read_ipc(paths.manifest)
+    assert found.schema["animal"] == pl.String
+    assert animal in found["animal"].to_list()
+
+
+def test_notes_that_are_null_are_the_default(paths: ProjectPaths) -> None:
+    descriptor = paths.directory / "11" / "2025-01-15-03-04-05-000006" / "raw_data" / "session_descriptor.yaml"
+    descriptor.write_text("experimenter_notes: null\n")
+    generate_manifest(paths, 5)
+    found = pl.read_ipc(paths.manifest).filter(pl.col("session") == "2025-01-15-03-04-05-000006")
+    assert found["notes"].to_list() == ["Replace this with your notes."]
 
 
 def test_a_session_with_empty_raw_data_and_what_is_no_session_are_passed_over(paths: ProjectPaths) -> None:

@@ -80,6 +80,8 @@ def lock_facts(target: Target) -> dict[str, Any]:
 def project_status(site: Site, project: str, animal: str = "") -> list[dict[str, Any]]:
     """Return one row per session: what it is, and how each pipeline stands; broken sessions have a `problem`.
 
+    An animal whose folder cannot be read has one row, with that problem and no session.
+
     Raises:
         NotFoundError: there is no such project or animal.
     """
@@ -90,16 +92,32 @@ def project_status(site: Site, project: str, animal: str = "") -> list[dict[str,
             raise BadInputError(
                 f"There is no animal {animal!r} in {target.project_paths.directory}. Nothing was touched."
             )
-    return [_row(Target(site, project, a, s)) for a, s in sessions_of(target, animal)]
+    unreadable: dict[str, str] = {}
+    rows = [_row(Target(site, project, a, s)) for a, s in sessions_of(target, animal, unreadable)]
+    return [*rows, *({"animal": a, "session": "", "problem": words} for a, words in unreadable.items())]
 
 
-def sessions_of(target: Target, animal: str = "") -> list[tuple[str, str]]:
-    """Return animal and name of every session of a project, sorted; folders that cannot be sessions are passed over."""
+def sessions_of(target: Target, animal: str = "", unreadable: dict[str, str] | None = None) -> list[tuple[str, str]]:
+    """Return animal and name of every session of a project, sorted; folders that cannot be sessions are passed over.
+
+    Args:
+        target: the project.
+        animal: only this animal's.
+        unreadable: is given the animals whose folders cannot be read, with the error.
+    """
     found = []
     for animal_directory in _folders(target.project_paths.directory):
         if animal and animal_directory.name != animal:
             continue
-        for session_directory in _folders(animal_directory):
+        try:
+            sessions = _folders(animal_directory)
+        except OSError as error:
+            if unreadable is not None:
+                unreadable[animal_directory.name] = (
+                    f"{animal_directory} cannot be read: {error.strerror}. Its sessions are left out."
+                )
+            continue
+        for session_directory in sessions:
             with contextlib.suppress(BadInputError):
                 validate_name(animal_directory.name, "animal")
                 validate_session_name(session_directory.name)
