@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,14 +18,15 @@ import numpy as np
 
 from jobs.checksum import directory_checksum
 from jobs.generate_logs import CM_PER_PULSE, CUE_CM, LICK_THRESHOLD, TRIALS, Truth, write_logs
-from jobs.program import run
-from trackers.errors import BadInputError
-from trackers.files import dump_yaml
+from jobs.program import Progress, run
+from trackers.errors import BadInputError, FileSystemError, NotFoundError
+from trackers.files import dump_yaml, locked
 from trackers.names import SessionTypes, session_time, validate_name
 from trackers.session import CHECKSUM_FILE, COMPLETE_MARKER, SESSION_DATA
 
 DESCRIPTION = "generated.json"  # in the project's folder: what was generated, for those who compare
 SECONDS = 30.0
+GENERATION_SECONDS = 300.0  # that a second one waits for the first
 FIRST_SESSION = datetime(2025, 8, 26, 18, 30, 15, 123456, tzinfo=UTC)
 PLAN = (  # animal, days after the first session, type, what is wrong with it
     ("305", 0, SessionTypes.MESOSCOPE_EXPERIMENT, "good"),
@@ -79,35 +81,65 @@ def generate_project(storage: Path, project: str = "demo", seed: int = 1) -> Dem
     """Write the example project below a storage root, unless it is there; the same seed gives the same bytes.
 
     Raises:
-        BadInputError: there is a folder of that name which was not generated; it is left alone.
+        BadInputError: there is no such root; there is a folder of that name which was not generated, and is left
+            alone; or the seed is negative.
+        FileSystemError: the root cannot be written to; what was begun has been removed.
     """
     validate_name(project, "project")
-    directory = storage / project
+    if seed < 0:
+        raise BadInputError(f"{seed} is no seed: it must be 0 or more. Nothing was written.")
+    if not storage.is_dir():
+        raise NotFoundError(f"There is no directory {storage}. Nothing was written. Create it first.")
     if (found := existing_project(storage, project)) is not None:
         return found
-    if directory.exists():
-        raise BadInputError(
-            f"{directory} is there, and no example project. Nothing was written. Choose another folder."
-        )
     staging = storage / f".{project}.generating"
-    shutil.rmtree(staging, ignore_errors=True)  # left by one that was interrupted
-    sessions = [
-        _session(staging, project, np.random.default_rng([seed, number]), *plan) for number, plan in enumerate(PLAN)
-    ]
-    generated = DemoProject(project, seed, tuple(sessions))
-    (staging / DESCRIPTION).write_text(json.dumps(asdict(generated), indent=1))
-    staging.rename(directory)  # last: a project that is there is whole
-    return generated
+    with locked(staging, timeout=GENERATION_SECONDS):
+        if (found := existing_project(storage, project)) is not None:
+            return found  # by one that ran at the same time
+        shutil.rmtree(staging, ignore_errors=True)  # left by one that was killed
+        try:
+            return _generate(staging, storage / project, seed)
+        except OSError as error:
+            raise FileSystemError(
+                f"The example project could not be written to {storage}: {error.strerror or error}. What was begun "
+                "has been removed."
+            ) from error
+        finally:
+            for child in multiprocessing.active_children():  # the logger's, which would go on writing
+                child.kill()
+                child.join()
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def existing_project(storage: Path, project: str = "demo") -> DemoProject | None:
-    """Return what was generated below a storage root; None where nothing was."""
-    try:
-        data = json.loads((storage / project / DESCRIPTION).read_bytes())
-    except FileNotFoundError:
+    """Return what was generated below a storage root; None where nothing was.
+
+    Raises:
+        BadInputError: there is a folder of that name which was not generated.
+    """
+    directory = storage / project
+    if not directory.exists():
         return None
-    sessions = tuple(DemoSession(**{**item, "truth": Truth(**item["truth"])}) for item in data.pop("sessions"))
-    return DemoProject(**data, sessions=sessions)
+    try:
+        data = json.loads((directory / DESCRIPTION).read_bytes())
+        sessions = tuple(DemoSession(**{**item, "truth": Truth(**item["truth"])}) for item in data.pop("sessions"))
+        return DemoProject(**data, sessions=sessions)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        raise BadInputError(
+            f"{directory} is there, and no example project. Nothing was written. Choose another folder."
+        ) from None
+
+
+def _generate(staging: Path, directory: Path, seed: int) -> DemoProject:
+    sessions = []
+    progress = Progress(len(PLAN), "sessions")
+    for number, plan in enumerate(PLAN):
+        sessions.append(_session(staging, directory.name, np.random.default_rng([seed, number]), *plan))
+        progress.show(len(sessions))
+    generated = DemoProject(directory.name, seed, tuple(sessions))
+    (staging / DESCRIPTION).write_text(json.dumps(asdict(generated), indent=1))
+    staging.rename(directory)  # last: a project that is there is whole
+    return generated
 
 
 def _session(

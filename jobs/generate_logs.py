@@ -67,12 +67,14 @@ def write_logs(directory: Path, onset_us: int, seconds: float, rng: Any, *, expe
     }
     logger = DataLogger(directory, instance_name="example")
     logger.start()
-    for source, messages in sources.items():
-        onset = (0, onset_us.to_bytes(8, "little", signed=True))
-        for elapsed, payload in (onset, *messages):
-            package = LogPackage(np.uint8(source), np.uint64(elapsed), np.frombuffer(payload, dtype=np.uint8))
-            logger.input_queue.put(package)
-    logger.stop()
+    try:
+        for source, messages in sources.items():
+            onset = (0, onset_us.to_bytes(8, "little", signed=True))
+            for elapsed, payload in (onset, *messages):
+                package = LogPackage(np.uint8(source), np.uint64(elapsed), np.frombuffer(payload, dtype=np.uint8))
+                logger.input_queue.put(package)
+    finally:
+        logger.stop()
     assemble_log_archives(logger.output_directory, max_workers=ARCHIVING_PROCESSES)
     for archive in sorted(logger.output_directory.glob("*.npz")):
         archive.rename(directory / archive.name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,43 @@ def test_it_is_not_written_twice_and_never_over_something_else(storage: Path, tm
     with pytest.raises(BadInputError, match="no example project"):
         generate_project(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["demo", "mine"]
+
+
+def _start(storage: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "jobs.generate", str(storage)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_at_once_give_one_project(tmp_path: Path) -> None:
+    programs = [_start(tmp_path), _start(tmp_path)]
+    said = [program.communicate() for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], said
+    assert said[0][0].splitlines()[-1] == said[1][0].splitlines()[-1]
+    assert {path.name for path in tmp_path.iterdir()} == {"demo", ".demo.generating.lock"}
+
+
+def test_term_leaves_nothing_half_generated_and_says_so(tmp_path: Path) -> None:
+    program = _start(tmp_path)
+    while not list(tmp_path.glob(".demo.generating/*/*/raw_data/behavior_data/*")):
+        assert program.poll() is None
+        time.sleep(0.005)
+    program.send_signal(signal.SIGTERM)
+    _, errors = program.communicate(timeout=20)
+    assert (program.returncode, errors.strip().splitlines()[-1]) == (143, "ended on request (SIGTERM)")
+    assert [path.name for path in tmp_path.iterdir()] == [".demo.generating.lock"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"sessions": [{}]}'])
+def test_a_description_that_is_none_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "generated.json").write_text(text)
+    with pytest.raises(BadInputError, match="no example project"):
+        generate_project(tmp_path)
+
+
+def test_a_root_that_does_not_exist_and_a_seed_that_is_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no directory"):
+        generate_project(tmp_path / "missing" / "root")
+    with pytest.raises(BadInputError, match="-1 is no seed"):
+        generate_project(tmp_path, seed=-1)
+    assert list(tmp_path.iterdir()) == []
