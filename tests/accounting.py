@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.daemon import ClusterError, Daemon, free_port, program, wait_until
@@ -38,8 +40,13 @@ class Accounting:
             folder, "slurmdbd", [program("slurmdbd"), "-D"], {"SLURM_CONF": str(folder / "slurm.conf")}
         )
 
-    def start(self) -> None:
-        """Start what does not run; munged must run. slurmdbd answers a little later."""
+    def start(self, command: Callable[..., str], users: set[str]) -> None:
+        """Start what does not run, and make sure that `users` may submit, as members of the account `lab`.
+
+        Args:
+            command: runs a Slurm program, as `Cluster.command`; munged must run already.
+            users: accounts of this machine.
+        """
         self.mariadbd.start()
         if not wait_until(lambda: self._sql("SELECT 1"), 20.0):
             raise ClusterError(f"mariadbd does not answer:\n{self.mariadbd.tail()}")
@@ -48,6 +55,22 @@ class Accounting:
             if not self._sql(tables):
                 raise ClusterError(f"mariadbd refuses its system tables:\n{self.mariadbd.tail()}")
         self.slurmdbd.start()
+        known = self._clusters(command)
+        if "test" in known:
+            return
+        members = [f"add user {user} account=lab" for user in sorted(users)]
+        for what in ("add cluster test", "add account lab", *members, "modify user root set DefaultAccount=lab"):
+            command("sacctmgr", "--immediate", *what.split())
+
+    def _clusters(self, command: Callable[..., str]) -> list[str]:
+        deadline = time.monotonic() + 20.0
+        while True:
+            try:
+                return command("sacctmgr", "--noheader", "--parsable2", "list", "cluster", "format=cluster").split()
+            except ClusterError as error:
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"{error}\n{self.slurmdbd.tail()}") from error
+                time.sleep(0.1)
 
     def _sql(self, text: str) -> bool:
         command = ["mariadb", "--no-defaults", f"--socket={self._socket}"]

@@ -68,7 +68,8 @@ class Daemon:
                 cwd="/",
                 start_new_session=True,
             )
-        write_identity(self._pid_file, ProcessIdentity.of(self._child.pid))
+        with contextlib.suppress(ProcessLookupError):  # it may have ended already; its log says why
+            write_identity(self._pid_file, ProcessIdentity.of(self._child.pid))
 
     def stop(self, seconds: float = 20.0) -> None:
         """End it with TERM; with KILL when that takes too long."""

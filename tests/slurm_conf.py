@@ -21,7 +21,7 @@ DEFAULTS: dict[str, object] = {
     "SlurmdParameters": "config_overrides",
     "MpiDefault": "none",
     "MailProg": "/bin/true",
-    "ReturnToService": 2,
+    "ReturnToService": 1,  # a node that was silent comes back by itself, one that was set down does not
     "EpilogMsgTime": 0,
     # Memory limits without cgroups.
     "JobAcctGatherType": "jobacct_gather/linux",
