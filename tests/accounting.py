@@ -58,9 +58,10 @@ class Accounting:
         known = self._clusters(command)
         if "test" in known:
             return
-        members = [f"add user {user} account=lab" for user in sorted(users)]
-        for what in ("add cluster test", "add account lab", *members, "modify user root set DefaultAccount=lab"):
-            command("sacctmgr", "--immediate", *what.split())
+        members = [f"User - '{user}':DefaultAccount='lab'" for user in sorted(users)]
+        text = ["Cluster - 'test'", "Parent - 'root'", "Account - 'lab'", "Parent - 'lab'", *members, ""]
+        (self._folder / "associations").write_text("\n".join(text))
+        command("sacctmgr", "--immediate", "load", f"file={self._folder}/associations")
 
     def _clusters(self, command: Callable[..., str]) -> list[str]:
         deadline = time.monotonic() + 20.0
@@ -93,6 +94,8 @@ class Accounting:
             "--innodb-buffer-pool-size=16M",
             "--innodb-log-file-size=8M",
             "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-flush-method=nosync",
+            "--debug-no-sync",
         ]
 
     def _write_slurmdbd_conf(self, port: int, munge_socket: Path) -> None:

@@ -23,7 +23,9 @@ from tests.daemon import (
     Daemon,
     UnavailableError,
     end_everything,
+    job_processes,
     program,
+    require,
     temporary_folder,
     wait_until,
 )
@@ -75,6 +77,7 @@ class Cluster:
         """
         if os.getuid():
             raise UnavailableError("The test cluster needs root: its daemons run jobs and logins under their accounts.")
+        require("munged", "slurmctld", "slurmd", "sshd", *(("mariadbd", "slurmdbd") if accounting else ()))
         self._temporary = folder is None
         self.folder = folder or temporary_folder()
         if len(str(self.folder)) > LONGEST_FOLDER:
@@ -198,6 +201,10 @@ class Cluster:
         if not wait_until(lambda: self.state(job) in states, seconds):
             raise ClusterError(f"Job {job} is not {' or '.join(states)} but: {self.job(job)}")
         return self.job(job)
+
+    def processes(self, job: str) -> set[int]:
+        """Return the pids of what runs for a job, also when Slurm says that it has ended."""
+        return job_processes(self.folder, job)
 
     def requeue(self, job: str) -> None:
         """Put a running job back into the queue and let it start again without Slurm's wait of two minutes."""

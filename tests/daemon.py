@@ -138,6 +138,16 @@ def program(name: str) -> str:
     return found
 
 
+def require(*names: str) -> None:
+    """Make sure that programs are installed.
+
+    Raises:
+        UnavailableError: one is not.
+    """
+    for name in names:
+        program(name)
+
+
 def free_port() -> int:
     """Return a port that nobody listens on, and that no outgoing connection is given while its daemon is away."""
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -208,6 +218,17 @@ def belonging(folder: Path) -> set[int]:
     while children := {pid for pid, parent in parents.items() if parent in pids} - pids:
         pids |= children
     return pids - {os.getpid(), os.getppid()}
+
+
+def job_processes(folder: Path, job: str) -> set[int]:
+    """Return the pids of a job's script and of what it started, without the slurmstepd that watches over them."""
+    wanted = {f"SLURM_CONF={folder}/slurm.conf".encode(), f"SLURM_JOB_ID={job}".encode()}
+    found = set()
+    for pid, directory in _processes():
+        with contextlib.suppress(OSError):
+            if wanted <= set((directory / "environ").read_bytes().split(b"\0")):
+                found.add(pid)
+    return found
 
 
 def end_everything(folder: Path, *, remove: bool = False) -> None:

@@ -21,6 +21,7 @@ from tests.daemon import (
     end_everything,
     free_port,
     program,
+    require,
     send,
     temporary_folder,
     wait_until,
@@ -72,6 +73,7 @@ class Sshd:
             environment: what every login finds in its environment.
             sshd_config: further lines, like {"MaxSessions": 2}.
         """
+        require("sshd", "ssh-keygen")
         self.account = account
         self.port = free_port()
         self._temporary = folder is None

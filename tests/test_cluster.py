@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster
-from tests.daemon import ClusterError, belonging, wait_until
+from tests.daemon import ClusterError, UnavailableError, belonging, require, send, wait_until
 from tests.wrappers import DOES_IT_BUT_TIMES_OUT, FAILS, HANGS, PRINTS_GARBAGE, PRINTS_HALF
 
 StartCluster = Callable[..., Cluster]
@@ -22,6 +23,13 @@ def login(cluster: Cluster, command: str, seconds: float = 30) -> subprocess.Com
     return subprocess.run(
         [*cluster.sshd.ssh, command], check=False, capture_output=True, text=True, errors="replace", timeout=seconds
     )
+
+
+def needs_the_programs() -> None:
+    try:
+        require("munged", "slurmctld", "slurmd", "sshd", "mariadbd", "slurmdbd")
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def states(cluster: Cluster, *jobs: str) -> list[str]:
@@ -116,6 +124,19 @@ def test_a_requeued_job_starts_at_once_under_its_old_id(cluster: Cluster) -> Non
     cluster.requeue(job)
     assert cluster.wait(job, "RUNNING")["Restarts"] == "1"
     assert wait_until(lambda: cluster.output(job) == "1\n", 10)
+
+
+def test_a_jobs_processes_are_found_and_can_be_killed(cluster: Cluster) -> None:
+    job = cluster.submit("sleep 61 & exec sleep 62")
+    other = cluster.submit("sleep 63")
+    cluster.wait(job, "RUNNING")
+    cluster.wait(other, "RUNNING")
+    assert wait_until(lambda: len(cluster.processes(job)) == 2, 10)
+    for pid in cluster.processes(job):
+        send(pid, signal.SIGKILL)
+    assert cluster.wait(job, "FAILED")["ExitCode"] == "0:9"
+    assert cluster.processes(job) == set()
+    assert cluster.processes(other)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +243,7 @@ def test_stop_ends_jobs_and_logins_and_leaves_nothing(own_cluster: StartCluster)
 
 @pytest.mark.slow
 def test_what_a_killed_test_run_left_is_taken_down(tmp_path: Path) -> None:
+    needs_the_programs()
     text = """
 import os, signal
 from tests.cluster import Cluster
@@ -245,6 +267,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.slow
 def test_people_start_one_use_it_and_take_it_down() -> None:
+    needs_the_programs()
     folder = Path(f"/tmp/people-{os.getpid()}")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 

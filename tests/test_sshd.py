@@ -81,8 +81,9 @@ def test_a_stopped_server_leaves_its_connections(own_sshd: StartSshd) -> None:
         assert client.wait(10) == 255
 
 
-def test_dropping_connections_leaves_the_server(own_sshd: StartSshd) -> None:
-    sshd = own_sshd()
+@pytest.mark.parametrize("account", ["root", "nobody"])
+def test_dropping_connections_leaves_the_server(own_sshd: StartSshd, account: str) -> None:
+    sshd = own_sshd(account=account)
     with subprocess.Popen([*sshd.ssh, "echo here; exec sleep 60"], stdout=subprocess.PIPE) as client:
         assert client.stdout
         client.stdout.readline()
