@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tasks import held
 from tasks.ssh_channel import RemoteChannel
 from tasks.ssh_config import SshAddress, route
 from tasks.ssh_loop import in_thread, on_ssh_loop
@@ -123,7 +124,7 @@ class _Pool:
     async def _make(self, address: SshAddress) -> _Shared:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                shared = _Shared(await self._direct(address))
+                shared = _Shared(await (self._held(address) if address.interactive else self._direct(address)))
         except TimeoutError as error:
             raise UnreachableError(f"{address.label} could not be reached within {CONNECT_SECONDS:g} s.") from error
         except LoginNeededError:
@@ -134,6 +135,15 @@ class _Pool:
             raise
         self._accepted.add(address)
         return shared
+
+    async def _held(self, address: SshAddress) -> Link:
+        link = await held.find(address)
+        if link is None:
+            raise LoginNeededError(
+                f"{address.label} wants somebody to log in, and no login is held on this computer. Run: sessionflow "
+                f"server login {shlex.quote(address.label)}; what waits continues then by itself."
+            )
+        return link
 
     async def _direct(self, address: SshAddress) -> Link:
         from tasks.ssh_dial import dial

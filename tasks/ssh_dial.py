@@ -13,24 +13,23 @@ import paramiko
 
 from tasks import ssh_host_keys
 from tasks.backoff import pause
+from tasks.ssh_authentication import log_in_with_keys
 from tasks.ssh_config import Hop
-from tasks.ssh_identities import Wallet, wallet
 from tasks.ssh_transport import Transport
-from trackers.errors import AuthenticationError, HostKeyError, LoginNeededError, SessionflowError, UnreachableError
+from trackers.errors import HostKeyError, SessionflowError, UnreachableError
 
 CONNECT_SECONDS = 15.0  # for one TCP connection
 GREETING_SECONDS = 15.0  # for the server's first words, and again for the key exchange
 ANSWER_SECONDS = 30.0  # for the answer to each key
 GREETINGS = 6  # a busy sshd hangs up on some of many (MaxStartups): worth a few tries at once
-LogIn = Callable[[Transport, Hop], None]
 
 
-def dial(hops: Sequence[Hop], log_in: LogIn | None = None) -> Transport:
+def dial(hops: Sequence[Hop], log_in: Callable[[Transport, Hop], None] = log_in_with_keys) -> Transport:
     """Connect to the last of `hops` through those before it, and log in; this blocks.
 
     Args:
         hops: at least one.
-        log_in: how to log in everywhere; with keys and certificates unless given.
+        log_in: how to log in to each of them.
 
     Raises:
         UnreachableError: one of them could not be reached.
@@ -41,7 +40,7 @@ def dial(hops: Sequence[Hop], log_in: LogIn | None = None) -> Transport:
     try:
         for hop in hops:
             transport = _greeted(hop, transport)
-            (log_in or log_in_with_keys)(transport, hop)
+            log_in(transport, hop)
             transport.keep_alive()
     except BaseException:
         if transport:
@@ -49,70 +48,6 @@ def dial(hops: Sequence[Hop], log_in: LogIn | None = None) -> Transport:
         raise
     assert transport  # noqa: S101 - there was a hop
     return transport
-
-
-def log_in_with_keys(transport: Transport, hop: Hop) -> None:
-    """Offer keys and certificates until one is accepted.
-
-    Raises:
-        AuthenticationError: none is, or more than a key is wanted.
-        LoginNeededError: none is, and a certificate's time is over.
-        UnreachableError: the connection was lost.
-    """
-    with wallet(hop) as offered:
-        tried: list[str] = []
-        more: list[str] = []
-        for identity in offered.identities:
-            tried.append(identity.label)
-            with suppress(paramiko.BadAuthenticationType, paramiko.AuthenticationException):
-                more = transport.auth_publickey(hop.user, identity.key)
-            if transport.is_authenticated():
-                return
-            if not transport.is_active():
-                break
-            if more and "publickey" not in more:  # accepted, and something else is wanted as well
-                break
-        raise _refusal(transport, hop, offered, tried, more)
-
-
-def _refusal(transport: Transport, hop: Hop, offered: Wallet, tried: list[str], more: list[str]) -> SessionflowError:
-    account = f"{hop.user}@{hop.place}"
-    too_many = "too many" in transport.last_word.lower()
-    if not transport.is_active() and not too_many:
-        return UnreachableError(
-            f"{account} ended the connection while logging in: {transport.last_word or 'no reason given'}."
-        )
-    accepts = more or ([] if too_many else _accepted_methods(transport, hop))
-    by_hand = bool({"keyboard-interactive", "password"} & set(accepts))
-    parts = [
-        f"{account} does not let this account in",
-        f"offered: {', '.join(tried) or 'nothing, because there is no key'}",
-        *offered.notes,
-        *[f"{certificate} is over" for certificate in offered.expired],
-    ]
-    if too_many:
-        parts.append("the server listens to no more keys: give the right one as the server's key file")
-    elif more:
-        parts.append(f"the server accepted the key and wants {' or '.join(more)} as well")
-    elif accepts:
-        parts.append(f"the server accepts {', '.join(accepts)}")
-    if offered.expired:
-        return LoginNeededError(
-            f"{'; '.join(parts)}. Get a new certificate, as your site says how; what waits continues then by itself."
-        )
-    if by_hand:
-        parts.append("where the site wants one-time passwords, set `interactive` and run `sessionflow server login`")
-    return AuthenticationError(f"{'; '.join(parts)}. Nothing was changed.")
-
-
-def _accepted_methods(transport: Transport, hop: Hop) -> list[str]:
-    try:
-        transport.auth_none(hop.user)
-    except paramiko.BadAuthenticationType as error:
-        return list(error.allowed_types)
-    except (paramiko.SSHException, OSError, EOFError):
-        pass
-    return []
 
 
 def _greeted(hop: Hop, over: Transport | None) -> Transport:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import paramiko
 
-from tasks.ssh_loop import in_thread
+from tasks.ssh_loop import in_thread, tell
 from tasks.ssh_running import ENDED, ERRORS, OUTPUT, Places, Running
 from tasks.ssh_transport import Transport
 from trackers.errors import UnreachableError
@@ -28,6 +28,14 @@ class DirectConnection:
     def alive(self) -> bool:
         """Whether commands can be started."""
         return self._transport.is_active()
+
+    async def ended(self) -> str:
+        """Wait until the connection has ended; return why."""
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        self._transport.listeners[over] = lambda: tell(loop, over.set)
+        if self.alive:
+            await over.wait()
+        return str(self._lost())
 
     async def start(self, command: str) -> Running:
         """Start a command, when there is a place for one more.
@@ -161,8 +169,7 @@ class DirectRunning:
             raise self._lost() from error
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._news.set)
+        tell(self._loop, self._news.set)
 
 
 class _RefusedError(Exception):

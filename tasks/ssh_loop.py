@@ -52,15 +52,15 @@ async def on_ssh_loop(
 
 async def done(future: Future[Any]) -> None:
     """Wait for another thread's future; a wait that is cancelled, or whose loop ends, leaves the future as it is."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-
-    def tell(_future: Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(ready.set)
-
-    future.add_done_callback(tell)
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    future.add_done_callback(lambda _: tell(loop, ready.set))
     await ready.wait()
+
+
+def tell(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Let a loop call something soon, from another thread; a loop that has ended is left alone."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
 
 
 async def in_thread(call: Callable[[], Result], undo: Callable[[Result], object] | None = None) -> Result:
@@ -87,8 +87,7 @@ async def in_thread(call: Callable[[], Result], undo: Callable[[Result], object]
             outcome: tuple[Result | None, BaseException | None] = (call(), None)
         except BaseException as error:  # handed to whoever waits
             outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(deliver, *outcome)
+        tell(loop, lambda: deliver(*outcome))
 
     threading.Thread(target=work, name="ssh", daemon=True).start()
     try:
