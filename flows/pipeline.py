@@ -20,8 +20,9 @@ from tasks.client import Client, connected
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.interruption import Interruption, interruptible
 from tasks.jobs import Submitted, end_jobs, finish, follow, submit, why
-from tasks.lease import Lease, holder, leased
+from tasks.lease import Lease, give_back, holder, leased
 from tasks.outcome import carried_out, in_sentences, result_of, to_the_end
+from tasks.prefect_api import reach_prefect, while_prefect_answers
 from tasks.reports import JobReport, PipelineReport, SessionReport
 from trackers.errors import NotEligibleError, SessionDataError
 from trackers.graph import MANAGER_ID, PYTHON, Graph, Stage
@@ -63,8 +64,11 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
         """Run the flow; see `prefect.Flow`."""
 
         async def outcome() -> Any:
-            state = await Flow.__call__(self, *args, return_state=True, **kwargs)
-            if _outermost.get() is None:
+            if _outermost.get() is not None:
+                state = await Flow.__call__(self, *args, return_state=True, **kwargs)
+            else:
+                await reach_prefect()
+                state = await while_prefect_answers(Flow.__call__(self, *args, return_state=True, **kwargs))
                 Interruption.pass_on()
             return state if return_state else await result_of(state)
 
@@ -174,6 +178,7 @@ class Run:
                 self.lease.abandon = "something other than a person cancelled the flow run; its jobs run on"
             else:
                 await end_jobs(self.lease)
+                await give_back(self.lease)  # now: the runs around this one report to Prefect first, which may hang
             raise
         except Exception:
             await end_jobs(self.lease)

@@ -31,6 +31,7 @@ class Lease:
     Attributes:
         manager_id: the manager that holds it; where jobs of an earlier one still run, that one's id.
         abandon: why the lock must stay when the run ends; empty as long as it can be given back.
+        given_back: whether it is ours no more.
     """
 
     client: Client
@@ -38,6 +39,7 @@ class Lease:
     manager_id: int
     incarnation: str
     abandon: str = ""
+    given_back: bool = False
 
     async def ask(self, call: str, **arguments: Any) -> Any:
         """Ask the server side as the holder of this lease."""
@@ -115,12 +117,15 @@ async def release_lock(lease: Lease) -> None:
 
 
 async def give_back(lease: Lease) -> None:
-    """Do what `release_lock` does, outside Prefect."""
+    """Do what `release_lock` does, outside Prefect; once."""
+    if lease.given_back or "session" not in lease.target:  # a project has no lock
+        return
     with contextlib.suppress(StaleLeaseError):  # it has passed to another process: not ours to give
         if lease.abandon:
             await lease.ask("lock_update", changes={"abandoned": lease.abandon})
         else:
             await lease.ask("lock_release", manager_id=lease.manager_id)
+    lease.given_back = True
 
 
 def holder(flow_run_id: str, flow_run_name: str, outermost_run_id: str, requested_by: str, pipeline: str) -> Holder:

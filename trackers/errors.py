@@ -100,6 +100,10 @@ class LoginNeededError(AuthenticationError):
     """A server lets this account in again once a person has logged in, or renewed a certificate."""
 
 
+class PrefectError(SessionflowError):
+    """Prefect's server cannot be reached, or has gone."""
+
+
 class StaleLeaseError(SessionLockedError):
     """A request came from an incarnation that no longer holds the lock."""
 

@@ -1,0 +1,89 @@
+"""Prefect's server, before and while flows need it: reached or started, and a sentence where it is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+from trackers.errors import PrefectError
+
+R = TypeVar("R")
+_starting = threading.Lock()  # a second flow of this process waits until the first one's temporary server answers
+
+
+async def reach_prefect() -> None:
+    """Make sure that Prefect's server answers; where none is named, start a temporary one for this process.
+
+    Raises:
+        PrefectError: it does not answer, refuses us, or cannot be started; nothing was done.
+    """
+    named = PREFECT_API_URL.value()
+    if not named:
+        _check_home(PREFECT_HOME.value())
+    try:
+        async with await asyncio.to_thread(_client) as client:
+            await client.raise_for_api_version_mismatch()
+    except Exception as error:  # of many kinds: unreachable, another version, a login, no server allowed
+        what, remedy = (
+            "Prefect's temporary server",
+            "Start one with `prefect server start` and name it in PREFECT_API_URL.",
+        )
+        if named:
+            what = f"Prefect's server {named}"
+            remedy = "Check PREFECT_API_URL (without it, a temporary server is started) and PREFECT_API_AUTH_STRING."
+        raise PrefectError(f"{what} cannot be used: {_first_line(error)}. Nothing was done. {remedy}") from error
+
+
+async def while_prefect_answers(work: Awaitable[R]) -> R:
+    """Await a flow run, and say in a sentence that Prefect's server went away where it did.
+
+    Raises:
+        PrefectError: it went away; the session's own records and lock do not depend on it.
+    """
+    try:
+        return await work
+    except httpx.HTTPError as error:
+        raise PrefectError(
+            f"Prefect's server has stopped answering ({_first_line(error)}), so this run could not be reported to it. "
+            "What was done stands in the session's own records: see sessionflow status, then run the same again."
+        ) from error
+
+
+def _client() -> PrefectClient:
+    # The temporary server inherits this thread's mask: Ctrl-C in a terminal reaches every process of the foreground,
+    # and without the server a flow waits for minutes before it can end. It is told to end when we do.
+    if sys.platform == "win32":
+        return get_client()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with _starting:
+            return get_client()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _check_home(home: Path) -> None:
+    """Refuse a home that cannot be written before a server takes half a minute to fail on it."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise PrefectError(
+            f"Prefect keeps its runs in {home}, which cannot be written: {error.strerror}. Nothing was done. "
+            "Set PREFECT_HOME to a folder that can be written, or PREFECT_API_URL to a server that runs."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

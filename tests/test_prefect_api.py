@@ -1,0 +1,110 @@
+"""Prefect's server: a temporary one survives Ctrl-C until the flow has cleaned up; where there is none, a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SESSION, Side, make_session
+from tests.prefect_server import REPOSITORY, PrefectServer, free_port
+
+CLEANUP_SECONDS = 10 + 10  # promised, and slack for a busy machine
+
+
+def environment(home: Path, **changes: str) -> dict[str, str]:
+    unset = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    return {**unset, "PREFECT_HOME": str(home), "PYTHONPATH": str(REPOSITORY), **changes}
+
+
+def checksum(root: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    words = ["run", "checksum", "--storage", str(root / "storage"), "--project", "Project", "--animal", "305"]
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *words, "--session", SESSION],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_ctrl_c_in_a_terminal_frees_the_lock_though_prefect_has_a_temporary_server(side: Side) -> None:
+    """The terminal sends SIGINT to every process of the foreground; the temporary server is one of them."""
+    command = [sys.executable, "-m", "tests.long_flow", str(side.root), f"echo x > {side.root}/begun; sleep 60"]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(REPOSITORY)
+        os.execve(command[0], command, environment(side.root / "home"))
+    try:
+        threading.Thread(target=drain, args=(terminal,), daemon=True).start()
+        wait_until((side.root / "begun").exists, 90)
+        os.write(terminal, b"\x03")
+        wait_until(lambda: side.get("lock_show")["manager_id"] == -1, CLEANUP_SECONDS)
+        wait_until(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT), CLEANUP_SECONDS)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert side.get("tracker_show", pipeline="CHECKSUM")["status"] == ""
+
+
+def drain(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 4096):
+            pass
+
+
+@pytest.mark.parametrize("fault", ["server away", "no server allowed", "home a file"])
+def test_without_prefect_nothing_is_done_and_one_sentence_says_it(tmp_path: Path, fault: str) -> None:
+    session = make_session(tmp_path / "storage")
+    home, changes = tmp_path / "home", {}
+    if fault == "server away":
+        changes["PREFECT_API_URL"] = f"http://127.0.0.1:{free_port()}/api"
+    elif fault == "no server allowed":
+        changes["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+    else:
+        home.touch()
+    refused = checksum(tmp_path, environment(home, **changes))
+    assert refused.returncode == 1
+    assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+    assert "Nothing was done" in refused.stderr
+    assert "PREFECT_API_URL" in refused.stderr
+    assert not (session / "tracking_data").exists()
+
+
+def test_a_cancel_frees_the_lock_though_prefect_has_gone_and_the_flows_cannot_report_to_it(
+    side: Side, tmp_path: Path
+) -> None:
+    raw_data = side.root / "storage" / "Project" / "305" / SESSION / "raw_data"
+    (raw_data / "ax_checksum.txt").write_text("0" * 32)
+    with (raw_data / "large.bin").open("wb") as file:
+        file.truncate(200 * 2**30)  # without blocks on disk, and long to read
+    server = PrefectServer(tmp_path)
+    server.start()
+    words = ["process", "--storage", str(side.root / "storage"), "--working", str(side.root / "working")]
+    names = ["--project", "Project", "--animal", "305", "--session", SESSION]
+    flow = subprocess.Popen([sys.executable, "-m", "flows.cli", *words, *names], env=server.environment)
+    try:
+        wait_until(lambda: side.get("lock_show")["live_jobs"], 60)
+        server.stop()
+        flow.terminate()
+        wait_until(lambda: side.get("lock_show")["manager_id"] == -1, CLEANUP_SECONDS)
+        assert side.get("why")["history"][0]["status"] == "aborted"
+    finally:
+        flow.kill()
+        flow.wait()
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
