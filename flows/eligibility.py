@@ -35,7 +35,9 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
         return ""
     if status(ProcessingPipelines.CHECKSUM, facts) != "succeeded":
         return "its integrity has not been verified: run checksum first"
-    if pipeline in NEEDS_PREPARATION and not prepared(facts):
+    # an archiving that was interrupted at its end has no source data any more, and has only to be finished
+    moved = pipeline is ProcessingPipelines.ARCHIVING and facts["archived"]
+    if pipeline in NEEDS_PREPARATION and not prepared(facts) and not moved:
         return "it is not prepared: run preparation first"
     return ""
 

@@ -245,6 +245,8 @@ PREPARED = {**VERIFIED, "PREPARATION": "succeeded"}
         ("VIDEO", facts(**PREPARED), ""),
         ("ARCHIVING", facts(**VERIFIED), "not prepared"),
         ("ARCHIVING", facts(**PREPARED), ""),
+        ("ARCHIVING", {**facts(**PREPARED, ARCHIVING="running"), "prepared": False, "archived": True}, ""),
+        ("BEHAVIOR", {**facts(**PREPARED, ARCHIVING="running"), "prepared": False, "archived": True}, "not prepared"),
     ],
 )
 def test_a_pipeline_is_eligible_by_type_and_by_what_was_done(pipeline: str, known: dict[str, Any], words: str) -> None:
@@ -269,6 +271,12 @@ def test_preparation_runs_only_for_a_later_pipeline() -> None:
     everything = facts(**VERIFIED, BEHAVIOR="succeeded")
     assert "no later pipeline" in skipped(everything)["PREPARATION"]
     assert "PREPARATION" not in skipped(everything, archive=True)
+
+
+def test_an_archiving_whose_manager_was_killed_after_the_move_is_finished() -> None:
+    moved = {**facts(**PREPARED, BEHAVIOR="succeeded", ARCHIVING="running"), "prepared": False, "archived": True}
+    assert "ARCHIVING" not in skipped(moved, archive=True)
+    assert "archived" in skipped(moved, archive=True)["PREPARATION"]
 
 
 def test_an_archived_session_is_not_prepared_again_unless_asked() -> None:
