@@ -79,9 +79,17 @@ def server_of(arguments: argparse.Namespace) -> Server:
             f"No storage root was given. Nothing was done. Pass --storage FOLDER, or set {STORAGE_VARIABLE}; "
             "for another computer, --server NAME."
         )
-    storage = str(Path(arguments.storage).absolute())
-    working = str(Path(arguments.working).absolute()) if arguments.working else storage
+    storage = _root(arguments.storage)
+    working = _root(arguments.working) if arguments.working else storage
     return Server(storage_root=storage, working_root=working)
+
+
+def _root(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise BadInputError(f"The root {path!r} is no text in UTF-8. Nothing was done.") from None
+    return str(Path(path).absolute())
 
 
 def _command(

@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from flows.cli import server_of
+from flows.cli_control import ask
 from flows.terminal import LiveProgress, report_table
 from trackers.errors import BadInputError
-from trackers.names import validate_name, validate_session_name
 
 R = TypeVar("R")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one pipeline and print what became of it."""
-    _check_names(arguments)
+    _check(arguments)
     flow, options = _pipeline(arguments)
     report = shown(lambda: flow(server=_server(arguments), requested_by=arguments.requested_by, **options))
     print(report_table([report]))
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def process(arguments: argparse.Namespace) -> int:
     """Run every eligible pipeline of a session and print what became of them."""
-    _check_names(arguments)
+    _check(arguments)
     from flows.process_session import process_session
 
     report = shown(
@@ -57,13 +57,17 @@ def shown(work: Callable[[], Awaitable[R]]) -> R:
     return asyncio.run(observed())
 
 
-def _check_names(arguments: argparse.Namespace) -> None:
-    """Refuse at once what can name nothing, before Prefect takes its seconds to start."""
-    validate_name(arguments.project, "project")
-    if arguments.animal:
-        validate_name(arguments.animal, "animal")
-    if arguments.session:
-        validate_session_name(arguments.session)
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what does not exist before Prefect is started, which takes its time.
+
+    Raises:
+        BadInputError: there is no such session or project, or it is not as it must be; nothing was touched.
+    """
+    project = {"project": arguments.project}
+    if arguments.animal and arguments.session:
+        ask(server_of(arguments), "describe", **project, animal=arguments.animal, session=arguments.session)
+    else:
+        ask(server_of(arguments), "tracker_show", **project, pipeline="MANIFEST")
 
 
 def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:

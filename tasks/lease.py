@@ -103,7 +103,7 @@ async def take_lock(client: Client, target: dict[str, str], wish: dict[str, dict
             raise
         liveness, words = await _liveness(found["holder"])
         if liveness != "dead":
-            raise SessionLockedError(f"{refusal} {words}{_live_jobs(found)}") from None
+            raise SessionLockedError(f"{refusal}\n{words}{_live_jobs(found)}") from None
         dead = {"manager_id": found["manager_id"], "holder": found["holder"]}
         granted = await _acquire(client, target, wish, who, dead)
     return Lease(client, target, int(granted["manager_id"]), str(granted["incarnation"]))

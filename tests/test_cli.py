@@ -80,6 +80,8 @@ def test_every_command_has_help_with_examples_and_exit_codes(command: str) -> No
         ({"--animal": "it's"}, "cannot name an animal"),
         ({"--project": '"quoted"'}, "cannot name a project"),
         ({"--animal": "-rf"}, "begins with a dash"),
+        ({"--project": "a\udcffb"}, "cannot name a project"),
+        ({"--storage": "/a\udcffb"}, "no text in UTF-8"),
         ({"--storage": "/does/not/exist"}, "no directory /does/not/exist"),
     ],
 )

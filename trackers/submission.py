@@ -354,7 +354,7 @@ class AttemptFiles:
     def last_lines(self, count: int = 20) -> list[str]:
         """Return the last lines that the command printed on stderr; of what it printed at all where that is empty."""
         lines = (_tail(self.errors) or _tail(self.script_log) or _tail(self.output)).splitlines()
-        return [line for line in lines if line.strip()][-count:]
+        return [line for line in lines if line.strip() and not line.startswith("progress ")][-count:]
 
     def scheduler_words(self) -> str:
         """Return the end of what the script and Slurm said of the job."""
