@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from importlib import metadata
@@ -14,6 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tasks.backoff import pause
+from tasks.interruption import Interruption
 from tasks.servers import Server
 from tasks.transport import Channel, open_channel
 from trackers import errors
@@ -21,6 +23,7 @@ from trackers.errors import LoginNeededError, UnreachableError
 from trackers.protocol import PROTOCOL
 
 FIRST_SECONDS = 60.0  # for a server that has not answered in this process yet: nothing depends on it so far
+HURRIED_SECONDS = 30.0  # for one that is out of reach while the run is being ended
 LOGIN_SECONDS = 5.0  # between looks at whether somebody has logged in
 Listener = Callable[[dict[str, Any]], None]
 logger = logging.getLogger("sessionflow")
@@ -73,8 +76,7 @@ class Client:
                 break
             except (ConnectionError, LoginNeededError) as error:
                 wait = LOGIN_SECONDS if isinstance(error, LoginNeededError) else pause(attempt)
-                limit = patience if patience is not None else self._limit(error)
-                if limit is not None and time.monotonic() - began + wait > limit:
+                if time.monotonic() + wait > self._until(error, began, patience):
                     raise
                 self._say(f"{self._waits_for(error)}: {error}")
                 await asyncio.sleep(wait)
@@ -100,8 +102,17 @@ class Client:
         if channel is not None:
             await channel.close()
 
-    def _limit(self, error: Exception) -> float | None:
-        return None if self._answered or isinstance(error, LoginNeededError) else FIRST_SECONDS
+    def _until(self, error: Exception, began: float, patience: float | None) -> float:
+        """Return when to give up, by the monotonic clock."""
+        until = math.inf
+        if patience is not None:
+            until = began + patience
+        elif not self._answered and not isinstance(error, LoginNeededError):
+            until = began + FIRST_SECONDS
+        interruption = Interruption.current()
+        if interruption is not None and interruption.reason:  # somebody wants the run to end
+            until = min(until, max(began, interruption.since) + HURRIED_SECONDS)
+        return until
 
     def _waits_for(self, error: Exception) -> str:
         return f"waiting for {'login' if isinstance(error, LoginNeededError) else 'the server'}"

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from types import FrameType
@@ -26,12 +27,14 @@ class Interruption:
 
     Attributes:
         reason: who asked, for people; empty as long as nobody did.
+        since: when, by the monotonic clock.
     """
 
     _unheard: ClassVar[int | None] = None
 
     def __init__(self, run: asyncio.Task[Any]) -> None:
         self.reason = ""
+        self.since = 0.0
         self._run = run
         self._loop = run.get_loop()
         self._count = 0
@@ -45,6 +48,7 @@ class Interruption:
     def ask(self, reason: str) -> None:
         """Cancel the run, once."""
         if not self.reason:
+            self.since = time.monotonic()
             self.reason = reason
             self._loop.call_soon_threadsafe(self._run.cancel)
 

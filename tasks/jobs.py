@@ -14,9 +14,11 @@ from prefect.states import Cancelled, Completed, Failed
 
 from tasks.lease import Lease
 from tasks.outcome import in_sentences
+from trackers.errors import LoginNeededError, UnreachableError
 from trackers.graph import Graph
 from trackers.states import JobState
 
+END_SECONDS = 60.0  # for a server that is out of reach when jobs are to be ended
 TAIL_LINES = 5  # of a failed job's last words, in the reason that people read first
 
 View = dict[str, Any]
@@ -146,7 +148,11 @@ async def finish(submitted: Submitted, keep_logs: bool) -> View:
 
 async def end_jobs(lease: Lease) -> None:
     """End every job that was submitted under this lease; the lease is marked where one may be left."""
-    outcome = await lease.ask("cancel_all", manager_id=lease.manager_id)
+    try:
+        outcome = await lease.ask_within(END_SECONDS, "cancel_all", manager_id=lease.manager_id)
+    except (UnreachableError, LoginNeededError) as error:
+        lease.abandon = f"its jobs could not be ended, since the server is out of reach ({error})"
+        return
     if outcome["left"]:
         lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -17,11 +18,14 @@ from prefect.settings import PREFECT_API_URL
 from tasks.client import Client
 from tasks.interruption import Interruption
 from tasks.outcome import carried_out, in_sentences, to_the_end
-from trackers.errors import SessionLockedError, StaleLeaseError
+from trackers.errors import LoginNeededError, SessionLockedError, StaleLeaseError, UnreachableError
 from trackers.lock import Holder
 from trackers.manager import NOBODY, manager_id_of_flow_run
 from trackers.ownership import FlowRunFact, owner_liveness
 from trackers.processes import ProcessIdentity
+
+ABANDON_SECONDS, RELEASE_SECONDS = 10.0, 300.0  # for a server that is out of reach at a flow's end
+logger = logging.getLogger("sessionflow")
 
 
 @dataclass
@@ -44,6 +48,10 @@ class Lease:
     async def ask(self, call: str, **arguments: Any) -> Any:
         """Ask the server side as the holder of this lease."""
         return await self.client.ask(call, **self.target, incarnation=self.incarnation, **arguments)
+
+    async def ask_within(self, seconds: float, call: str, **arguments: Any) -> Any:
+        """Ask as the holder of this lease, but give up on a server that is out of reach for so long."""
+        return await self.client.ask_within(seconds, call, **self.target, incarnation=self.incarnation, **arguments)
 
 
 _lease: ContextVar[Lease | None] = ContextVar("lease", default=None)
@@ -117,15 +125,18 @@ async def release_lock(lease: Lease) -> None:
 
 
 async def give_back(lease: Lease) -> None:
-    """Do what `release_lock` does, outside Prefect; once."""
-    if lease.given_back or "session" not in lease.target:  # a project has no lock
-        return
+    """Do what `release_lock` does, outside Prefect; where the server is out of reach, the lock stays.
+
+    The next run, or the sweeper, finds that its owner has gone.
+    """
     with contextlib.suppress(StaleLeaseError):  # it has passed to another process: not ours to give
-        if lease.abandon:
-            await lease.ask("lock_update", changes={"abandoned": lease.abandon})
-        else:
-            await lease.ask("lock_release", manager_id=lease.manager_id)
-    lease.given_back = True
+        try:
+            if lease.abandon:
+                await lease.ask_within(ABANDON_SECONDS, "lock_update", changes={"abandoned": lease.abandon})
+            else:
+                await lease.ask_within(RELEASE_SECONDS, "lock_release", manager_id=lease.manager_id)
+        except (UnreachableError, LoginNeededError) as error:
+            logger.warning("The lock of %s stays as it is: %s", "/".join(lease.target.values()), error)
 
 
 def holder(flow_run_id: str, flow_run_name: str, outermost_run_id: str, requested_by: str, pipeline: str) -> Holder:
