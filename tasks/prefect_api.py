@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+from prefect.client.base import ServerType
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from trackers.errors import PrefectError
 
 R = TypeVar("R")
+_guards: list[subprocess.Popen[bytes]] = []
 _starting = threading.Lock()  # a second flow of this process waits until the first one's temporary server answers
 
 
@@ -67,9 +70,27 @@ def _client() -> PrefectClient:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with _starting:
-            return get_client()
+            client = get_client()
+            if client.server_type is ServerType.EPHEMERAL and not _guards:
+                _guards.append(_guard())
+            return client
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _guard() -> subprocess.Popen[bytes]:
+    """Start what ends the temporary server when this process is killed: its input is ours, and closes with us."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer().server_process
+    assert server is not None  # noqa: S101 - the client that was just made uses it
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _; kill "$1"', "sh", str(server.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _check_home(home: Path) -> None:

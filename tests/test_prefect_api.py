@@ -56,6 +56,32 @@ def test_ctrl_c_in_a_terminal_frees_the_lock_though_prefect_has_a_temporary_serv
     assert side.get("tracker_show", pipeline="CHECKSUM")["status"] == ""
 
 
+@pytest.mark.slow
+def test_a_killed_flow_leaves_no_temporary_server(side: Side) -> None:
+    def left() -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    if f"PREFECT_HOME={side.root / 'home'}".encode() in (entry / "environ").read_bytes():
+                        found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return [command for command in found if "uvicorn" in command]
+
+    command = [sys.executable, "-m", "tests.long_flow", str(side.root), f"echo x > {side.root}/begun; sleep 3"]
+    flow = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment(side.root / "home"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until((side.root / "begun").exists, 90)
+    assert left()
+    flow.kill()
+    flow.wait()
+    wait_until(lambda: not left(), CLEANUP_SECONDS)
+
+
 def drain(terminal: int) -> None:
     with contextlib.suppress(OSError):
         while os.read(terminal, 4096):
