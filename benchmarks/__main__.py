@@ -25,7 +25,7 @@ def main() -> None:
         folder = Path(name)
         show(
             console,
-            ("state files", "processes", "ours", "floor", "floor / ours", "slowest"),
+            ("state files", "processes", "ours", "floor", "floor / ours", "slowest", "floor's slowest"),
             state_files.rows(folder),
         )
         show(console, ("files", "ours", "alternative", "theirs", "ours / theirs"), files.rows(folder))

@@ -6,9 +6,10 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jobs.checksum import directory_checksum
@@ -37,7 +38,7 @@ def rows(folder: Path) -> list[Row]:
         found += _checksum_rows(shape, directory)
         found += _copy_rows(shape, directory, folder)
         shutil.rmtree(directory)
-    return [*found, _manifest_row(folder)]
+    return [*found, *_manifest_rows(folder)]
 
 
 def plain_read(directory: Path) -> None:
@@ -52,38 +53,34 @@ def plain_read(directory: Path) -> None:
 
 
 def _checksum_rows(shape: str, directory: Path) -> list[Row]:
-    ours = best(lambda: directory_checksum(directory))
-    found = [_row(f"checksum, {shape}", ours, "plain read", best(lambda: plain_read(directory)))]
+    works = {"": lambda: directory_checksum(directory), "plain read": lambda: plain_read(directory)}
     if shutil.which("xxhsum"):
-        command = f"find '{directory}' -type f -print0 | xargs -0 xxhsum -H2"
-        theirs = best(lambda: subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL))
-        found.append(_row("", ours, "xxhsum -H2", theirs))
-    return found
+        works["xxhsum -H2"] = lambda: _xxhsum(directory)
+    return _rows(f"checksum, {shape}", in_turns(works))
 
 
 def _copy_rows(shape: str, directory: Path, folder: Path) -> list[Row]:
-    ours, theirs = [], []
-    for _ in range(REPEATS):  # taken in turns: what the disk does meanwhile hits both
-        ours.append(_seconds(lambda: copy_tree(directory, folder / "ours", lambda: None)))
-        shutil.rmtree(folder / "ours")
+    def removed() -> None:
+        shutil.rmtree(folder / "copy")
         os.sync()
-        theirs.append(_seconds(lambda: _cp(directory, folder / "theirs")))
-        shutil.rmtree(folder / "theirs")
-        os.sync()
-    return [
-        _row(
-            f"durable verified copy, {shape}",
-            statistics.median(ours),
-            "cp -a; sync; plain read",
-            statistics.median(theirs),
-        )
-    ]
+
+    works: dict[str, Callable[[], object]] = {
+        "": lambda: copy_tree(directory, folder / "copy", lambda: None),
+        "cp -a; sync; plain read": lambda: _cp(directory, folder / "copy", from_disk=False),
+        "the same, read from the disk": lambda: _cp(directory, folder / "copy", from_disk=True),
+    }
+    return _rows(f"durable verified copy, {shape}", in_turns(works, after=removed))
 
 
-def _cp(source: Path, destination: Path) -> None:
+def _xxhsum(directory: Path) -> None:
+    command = f"find '{directory}' -type f -print0 | xargs -0 xxhsum -H2"
+    subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
+
+
+def _cp(source: Path, destination: Path, *, from_disk: bool) -> None:
     subprocess.run(["cp", "-a", str(source), str(destination)], check=True)
     os.sync()
-    for parent, _, names in os.walk(destination):  # else memory is read, and not the copy on the disk
+    for parent, _, names in os.walk(destination) if from_disk else ():  # else memory is read, and not the disk
         for name in names:
             descriptor = os.open(f"{parent}/{name}", os.O_RDONLY)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -91,14 +88,24 @@ def _cp(source: Path, destination: Path) -> None:
     plain_read(destination)
 
 
-def _manifest_row(folder: Path) -> Row:
+def _manifest_rows(folder: Path) -> list[Row]:
     paths = ProjectPaths(Volumes(folder, folder), "Manifest")
     for number in range(SESSIONS):
         _session(paths, str(100 + number % 20), f"2025-01-01-00-{number // 60 % 60:02d}-{number % 60:02d}-{number:06d}")
-    generate_manifest(paths, 1)
-    seconds = best(lambda: generate_manifest(paths, 1))
+    command = [sys.executable, "-P", "-m", "jobs.manifest", "--manager-id", "1", "--project", paths.project]
+    command += ["--storage", str(folder), "--working", str(folder)]
+    seconds = in_turns(
+        {
+            "": lambda: generate_manifest(paths, 1),
+            "as a program": lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL),
+        }
+    )
     shutil.rmtree(paths.directory)
-    return (f"manifest, {SESSIONS:,} sessions", f"{seconds:.2f} s", "goal", "1.00 s", f"{seconds:.2f}")
+    what = f"manifest, {SESSIONS:,} sessions"
+    return [
+        (f"{what}{', ' if name else ''}{name}", f"{taken:.2f} s", "goal", "1.00 s", f"{taken:.2f}")
+        for name, taken in seconds.items()
+    ]
 
 
 def _session(paths: ProjectPaths, animal: str, session: str) -> None:
@@ -115,19 +122,31 @@ def _session(paths: ProjectPaths, animal: str, session: str) -> None:
         ProcessingTracker(directory / "tracking_data" / name).abort()
 
 
-def best(work: Callable[[], object]) -> float:
-    """Return the shortest of some runs, seconds."""
-    return min(_seconds(work) for _ in range(REPEATS))
+def in_turns(works: Mapping[str, Callable[[], object]], after: Callable[[], object] = lambda: None) -> dict[str, float]:
+    """Return the median of some runs of each, seconds; in turns, so that what the machine does meanwhile hits all.
+
+    Args:
+        works: what to run, by name.
+        after: done after each run, not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(REPEATS):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+            after()
+    return {name: statistics.median(runs) for name, runs in seconds.items()}
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _row(what: str, ours: float, alternative: str, theirs: float) -> Row:
-    return (what, f"{ours:.2f} s", alternative, f"{theirs:.2f} s", f"{ours / theirs:.2f}")
+def _rows(what: str, seconds: dict[str, float]) -> list[Row]:
+    """Return a row for each alternative; ours is the one without a name."""
+    ours = seconds.pop("")
+    labels = [what] + [""] * len(seconds)
+    return [
+        (label, f"{ours:.2f} s", name, f"{theirs:.2f} s", f"{ours / theirs:.2f}")
+        for label, (name, theirs) in zip(labels, seconds.items(), strict=False)
+    ]
 
 
 def _make(directory: Path, count: int, size: int) -> None:

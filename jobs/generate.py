@@ -18,7 +18,7 @@ import numpy as np
 
 from jobs.checksum import directory_checksum
 from jobs.generate_logs import CM_PER_PULSE, CUE_CM, LICK_THRESHOLD, TRIALS, Truth, write_logs
-from jobs.program import Progress, run
+from jobs.program import Progress, Steps, run
 from trackers.errors import BadInputError, FileSystemError, NotFoundError
 from trackers.files import dump_yaml, locked
 from trackers.names import SessionTypes, session_time, validate_name
@@ -77,7 +77,9 @@ class DemoProject:
     sessions: tuple[DemoSession, ...]
 
 
-def generate_project(storage: Path, project: str = "demo", seed: int = 1) -> DemoProject:
+def generate_project(
+    storage: Path, project: str = "demo", seed: int = 1, shown: Steps = lambda _done, _total: None
+) -> DemoProject:
     """Write the example project below a storage root, unless it is there; the same seed gives the same bytes.
 
     Raises:
@@ -98,7 +100,7 @@ def generate_project(storage: Path, project: str = "demo", seed: int = 1) -> Dem
             return found  # by one that ran at the same time
         shutil.rmtree(staging, ignore_errors=True)  # left by one that was killed
         try:
-            return _generate(staging, storage / project, seed)
+            return _generate(staging, storage / project, seed, shown)
         except OSError as error:
             raise FileSystemError(
                 f"The example project could not be written to {storage}: {error.strerror or error}. What was begun "
@@ -130,12 +132,11 @@ def existing_project(storage: Path, project: str = "demo") -> DemoProject | None
         ) from None
 
 
-def _generate(staging: Path, directory: Path, seed: int) -> DemoProject:
+def _generate(staging: Path, directory: Path, seed: int, shown: Steps) -> DemoProject:
     sessions = []
-    progress = Progress(len(PLAN), "sessions")
     for number, plan in enumerate(PLAN):
         sessions.append(_session(staging, directory.name, np.random.default_rng([seed, number]), *plan))
-        progress.show(len(sessions))
+        shown(len(sessions), len(PLAN))
     generated = DemoProject(directory.name, seed, tuple(sessions))
     (staging / DESCRIPTION).write_text(json.dumps(asdict(generated), indent=1))
     staging.rename(directory)  # last: a project that is there is whole
@@ -261,7 +262,8 @@ def main() -> None:
     parser.add_argument("--project", default="demo")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    print(json.dumps(asdict(generate_project(arguments.storage, arguments.project, arguments.seed))))
+    shown = Progress(0, "sessions").show
+    print(json.dumps(asdict(generate_project(arguments.storage, arguments.project, arguments.seed, shown))))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.program import Progress, run, write_report
+from jobs.program import Progress, Steps, run, write_report
 from trackers.errors import BadInputError, LockTimeoutError, SessionflowError
 from trackers.facts import sessions_of
 from trackers.files import atomic_write, load_yaml, locked, make_directory
@@ -45,13 +45,19 @@ _FREE_SECONDS = 0.05  # between looks at whether somebody else has served us
 Row = dict[str, Any]
 
 
-def generate_manifest(paths: ProjectPaths, manager_id: int, timezone: str = DEFAULT_TIMEZONE) -> list[str]:
+def generate_manifest(
+    paths: ProjectPaths,
+    manager_id: int,
+    timezone: str = DEFAULT_TIMEZONE,
+    shown: Steps = lambda _done, _total: None,
+) -> list[str]:
     """Write a project's manifest; many requests at once share one regeneration, which began after each of them.
 
     Args:
         paths: the project.
         manager_id: shown in the manifest's tracker while it runs; the tracker excludes nobody.
         timezone: of the dates, e.g. Europe/Berlin.
+        shown: told how many sessions were read, of how many.
 
     Returns:
         what is wrong with the sessions that could not be read, and are not in the manifest; empty where another
@@ -67,18 +73,17 @@ def generate_manifest(paths: ProjectPaths, manager_id: int, timezone: str = DEFA
     ticket = _request(paths, timezone)
     try:
         with _turn(paths, ticket) as ours:
-            return _regenerate(paths, manager_id, timezone) if ours else []
+            return _regenerate(paths, manager_id, timezone, shown) if ours else []
     finally:
         ticket.unlink(missing_ok=True)
 
 
-def manifest_rows(paths: ProjectPaths) -> tuple[list[Row], list[str]]:
+def manifest_rows(paths: ProjectPaths, shown: Steps = lambda _done, _total: None) -> tuple[list[Row], list[str]]:
     """Return a row for every session that can be read, and what is wrong with the others; changes nothing."""
     rows: list[Row] = []
     unreadable: dict[str, str] = {}
     sessions = sessions_of(Target(Site(paths.volumes), paths.project), unreadable=unreadable)
     problems = list(unreadable.values())
-    progress = Progress(len(sessions), "sessions")
     for number, (animal, session) in enumerate(sessions, start=1):
         session_paths = SessionPaths(paths.volumes, paths.project, animal, session)
         try:
@@ -86,7 +91,7 @@ def manifest_rows(paths: ProjectPaths) -> tuple[list[Row], list[str]]:
                 rows.append(_row(session_paths))
         except (SessionflowError, OSError) as error:
             problems.append(f"{session_paths} is not in the manifest: {error}")
-        progress.show(number)
+        shown(number, len(sessions))
     return rows, problems
 
 
@@ -108,13 +113,13 @@ def table(rows: list[Row], timezone: str) -> pl.DataFrame:
     ).sort("animal", "session")
 
 
-def _regenerate(paths: ProjectPaths, manager_id: int, timezone: str) -> list[str]:
+def _regenerate(paths: ProjectPaths, manager_id: int, timezone: str, shown: Steps) -> list[str]:
     tracker = ProcessingTracker(paths.manifest_tracker)
     tracker.abort()
     tracker.start(manager_id)
     try:
         served = list(_requests(paths, timezone))
-        rows, problems = manifest_rows(paths)
+        rows, problems = manifest_rows(paths, shown)
         buffer = io.BytesIO()
         table(rows, timezone).write_ipc(buffer, compression="lz4")
         atomic_write(paths.manifest, buffer.getvalue())
@@ -205,7 +210,7 @@ def main() -> None:
     parser.add_argument("--timezone", default=DEFAULT_TIMEZONE, help=f"of the dates (default: {DEFAULT_TIMEZONE})")
     arguments = parser.parse_args()
     paths = ProjectPaths(Volumes(arguments.storage, arguments.working), arguments.project)
-    problems = generate_manifest(paths, arguments.manager_id, arguments.timezone)
+    problems = generate_manifest(paths, arguments.manager_id, arguments.timezone, Progress(0, "sessions").show)
     for problem in problems:
         print(problem, file=sys.stderr)
     write_report(notes=problems)

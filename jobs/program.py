@@ -21,6 +21,7 @@ from trackers.lock import SessionLock
 
 SIGNAL_EXIT_CODE = 128  # + the signal, as shells report it
 PROGRESS_SECONDS = 0.5
+Steps = Callable[[int, int], None]
 REPORT_VARIABLE = "SESSIONFLOW_REPORT"
 
 
@@ -94,8 +95,14 @@ class Progress:
         self._next = 0.0
         self._all_shown = False
 
-    def show(self, done: float) -> None:
-        """Print how much is done, unless a line was printed just now; that all is done is always printed, once."""
+    def show(self, done: float, total: float | None = None) -> None:
+        """Print how much is done, unless a line was printed just now; that all is done is always printed, once.
+
+        Args:
+            done: how much.
+            total: where it was not known before.
+        """
+        self._total = self._total if total is None else total
         now, all_done = time.monotonic(), done >= self._total
         if now >= self._next or (all_done and not self._all_shown):
             self._next = now + PROGRESS_SECONDS
