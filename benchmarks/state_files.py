@@ -112,7 +112,7 @@ def measure(folder: Path, make: Callable[..., Callable[[], None]], processes: in
 
 def rows(folder: Path) -> list[tuple[str, ...]]:
     """Measure and return the table's rows: what, processes, per second, floor, ratio, slowest, the floor's."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for name, make in (("tracker start + stop", tracker_cycle), ("lock take + release", lock_cycle)):
         for processes in PROCESSES:
             ours, floors = [], []

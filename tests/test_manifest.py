@@ -184,6 +184,7 @@ def _count_regenerations(paths: ProjectPaths, number: int, log: Path) -> None:
         return real(*arguments)  # type: ignore[arg-type]
 
     manifest._regenerate = counted  # type: ignore[assignment]
+    manifest.LOCK_SECONDS = 100.0  # eight interpreters may take long to start
     generate_manifest(paths, number)
 
 
