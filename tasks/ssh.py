@@ -131,7 +131,10 @@ class _Pool:
             raise
         except AuthenticationError as error:
             if address in self._accepted:
-                raise LoginNeededError(f"It did so before, but now: {error}") from error
+                raise LoginNeededError(
+                    f"{address.label} let this account in before and does not now; somebody may have to log in there, "
+                    f"or to renew a certificate. {error}"
+                ) from error
             raise
         self._accepted.add(address)
         return shared

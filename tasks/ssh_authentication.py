@@ -9,7 +9,7 @@ import paramiko
 
 from tasks.ssh_config import Hop
 from tasks.ssh_identities import Wallet, wallet
-from tasks.ssh_transport import Transport
+from tasks.ssh_transport import DEAD, Transport
 from trackers.errors import AuthenticationError, LoginNeededError, SessionflowError, UnreachableError
 
 INTERACTIVE, PASSWORD, KEY = "keyboard-interactive", "password", "publickey"
@@ -138,6 +138,6 @@ def _accepted_methods(transport: Transport, hop: Hop) -> list[str]:
         transport.auth_none(hop.user)
     except paramiko.BadAuthenticationType as error:
         return list(error.allowed_types)
-    except (paramiko.SSHException, OSError, EOFError):
+    except DEAD:
         pass
     return []

@@ -137,7 +137,7 @@ def _known_hosts_files(options: dict[str, Any], address: SshAddress) -> tuple[Pa
 def _jump(text: str) -> SshAddress:
     """Read one server of ProxyJump: `[user@]host[:port]`, where an IPv6 address stands in brackets."""
     text = text.strip().removeprefix("ssh://")
-    found = re.fullmatch(r"(?:(?P<user>.+)@)?(?:\[(?P<bracketed>[^\]]+)\]|(?P<host>[^:]+))(?::(?P<port>\d+))?", text)
+    found = re.fullmatch(r"(?:(?P<user>.+)@)?(?:\[(?P<bracketed>[^\]]+)\]|(?P<host>[^:\s/]+))(?::(?P<port>\d+))?", text)
     if not found:
         raise _unusable(f"ProxyJump {text!r} is not [user@]host[:port]")
     host = found["bracketed"] or found["host"]

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import paramiko
 
@@ -15,12 +14,13 @@ from tasks import ssh_host_keys
 from tasks.backoff import pause
 from tasks.ssh_authentication import log_in_with_keys
 from tasks.ssh_config import Hop
-from tasks.ssh_transport import Transport
+from tasks.ssh_transport import DEAD, Transport
 from trackers.errors import HostKeyError, SessionflowError, UnreachableError
 
 CONNECT_SECONDS = 15.0  # for one TCP connection
 GREETING_SECONDS = 15.0  # for the server's first words, and again for the key exchange
 ANSWER_SECONDS = 30.0  # for the answer to each key
+GOODBYE_SECONDS = 2.0  # for a ProxyCommand to end after its TERM
 GREETINGS = 6  # a busy sshd hangs up on some of many (MaxStartups): worth a few tries at once
 
 
@@ -67,7 +67,7 @@ def _greeted(hop: Hop, over: Transport | None) -> Transport:
             raise SessionflowError(
                 f"{hop.place} and this program share no SSH algorithm: {error}. The server's SSH is too old."
             ) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except DEAD as error:
             transport.close()
             sock.close()
             slow = time.monotonic() - started >= GREETING_SECONDS
@@ -109,7 +109,7 @@ def _reach(hop: Hop, over: Transport | None) -> tuple[socket.socket | paramiko.C
         ) from error
     except UnicodeError as error:
         raise UnreachableError(f"{hop.host!r} cannot be a host's name: {error}.") from error
-    except (OSError, EOFError, paramiko.SSHException) as error:
+    except DEAD as error:
         way = "" if over is None else f" through {over.getpeername()[0]}"
         raise UnreachableError(f"{hop.place} could not be reached{way}: {_reason(error)}.") from error
 
@@ -138,8 +138,11 @@ def _through_program(hop: Hop) -> tuple[socket.socket, Callable[[], None]]:
         )
 
     def end() -> None:
-        with suppress(OSError):
-            process.terminate()
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(GOODBYE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     return ours, end

@@ -10,7 +10,7 @@ import paramiko
 
 from tasks.ssh_loop import in_thread, tell
 from tasks.ssh_running import ENDED, ERRORS, OUTPUT, Places, Running
-from tasks.ssh_transport import Transport
+from tasks.ssh_transport import DEAD, Transport
 from trackers.errors import UnreachableError
 
 PIECE_BYTES = 32 * 1024
@@ -66,13 +66,13 @@ class DirectConnection:
     def _open(self, command: str) -> paramiko.Channel:
         try:
             channel = self._transport.open_session()
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except DEAD as error:
             if self.alive:
                 raise _RefusedError from error
             raise self._lost() from error
         try:
             channel.exec_command(command)
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except DEAD as error:
             channel.close()
             if self.alive:
                 raise UnreachableError(f"{self._place} did not start a command: {error}.") from error
@@ -142,7 +142,7 @@ class DirectRunning:
 
     async def end_input(self) -> None:
         """Send an EOF; see `Running`."""
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+        with contextlib.suppress(*DEAD):
             self._channel.shutdown_write()
 
     async def close(self) -> None:
@@ -150,7 +150,7 @@ class DirectRunning:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+        with contextlib.suppress(*DEAD):
             if not self._over and self._transport.is_active():
                 self._transport.signal(self._channel, "TERM")
             self._channel.close()
@@ -165,7 +165,7 @@ class DirectRunning:
     def _send(self, piece: bytes) -> int:
         try:
             return self._channel.send(piece)
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except DEAD as error:
             raise self._lost() from error
 
     def _wake(self) -> None:

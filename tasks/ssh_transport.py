@@ -16,6 +16,7 @@ from paramiko.packet import Packetizer
 
 KEEPALIVE_SECONDS = 15.0  # without a word from the server, it is asked whether it is there
 SILENCE_SECONDS = 40.0  # of a server that was asked; then the connection is taken for dead
+DEAD = (paramiko.SSHException, OSError, EOFError)  # what paramiko raises when a connection is no more
 LOG = logging.getLogger("sessionflow.paramiko")
 LOG.setLevel(logging.CRITICAL)  # paramiko reports as errors what is handled here; set another level to read it
 
@@ -100,7 +101,8 @@ class Transport(paramiko.Transport):
     def run(self) -> None:
         """Carry the connection; paramiko's thread."""
         try:
-            super().run()
+            with contextlib.suppress(*DEAD):  # what it rests on may be gone when it closes that at its end
+                super().run()
         finally:
             self.active = False
             self._ended.set()
@@ -125,7 +127,8 @@ class Transport(paramiko.Transport):
                 self.sock.shutdown(socket.SHUT_RDWR)
             if threading.current_thread() is not self:
                 self.join(1.0)
-        super().close()
+        with contextlib.suppress(*DEAD):
+            super().close()
 
     def signal(self, channel: paramiko.Channel, name: str) -> None:
         """Send a signal to what a channel runs; servers may ignore it."""

@@ -11,6 +11,10 @@ MANAGER_SIDE = (
     "flows.cli",
     "flows.cli_control",
     "flows.cli_run",
+    "tasks.login",
+    "tasks.ssh",
+    "tasks.ssh_dial",
+    "tasks.ssh_direct",
 )
 
 
