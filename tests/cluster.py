@@ -41,8 +41,7 @@ class Cluster:
 
     Attributes:
         folder: where everything is.
-        munged, slurmctld: daemons. A slurmctld that is killed has forgotten, and does again, what it did in its last
-            5 s or so: a job that it had just started is then started twice. One that is stopped forgets nothing.
+        munged, slurmctld: daemons; see `write_state` before you kill slurmctld.
         accounting: slurmdbd and its database, where there are any.
         slurmds: the nodes' daemons by the nodes' names, node1 and so on.
         sshd: the way in; a login finds SLURM_CONF, `bin` first on its PATH, and an empty HOME in the folder.
@@ -211,6 +210,22 @@ class Cluster:
         self.command("scontrol", "requeue", job)
         self.wait(job, "PENDING")
         self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def write_state(self) -> None:
+        """Make the controller write down what it knows, which it else does seldom: here not when it starts a job.
+
+        Killed before that, it comes back not knowing that a job runs (which is killed and started again, with the same
+        id and restart count) or that it had accepted it. One that is stopped writes everything down.
+        """
+        file = self.folder / "state" / "job_state"  # missing before the first time, and for a moment at each
+
+        def written() -> float:
+            return file.stat().st_mtime if file.exists() else 0.0
+
+        before = written()
+        self.command("scancel", self.submit("true", "--hold"))
+        if not wait_until(lambda: written() > before, 20.0):
+            raise ClusterError(f"slurmctld has not written {file}.")
 
     def set_node(self, node: str, state: str) -> None:
         """Set a node DOWN, DRAIN or RESUME, as an administrator does."""

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,14 +67,27 @@ def test_jobs_run_on_while_the_controller_is_away(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_a_controller_that_is_killed_knows_its_jobs_when_it_is_back(cluster: Cluster) -> None:
-    first = cluster.submit("sleep 12")
+def test_a_killed_controller_comes_back_with_its_jobs(cluster: Cluster) -> None:
+    first = cluster.submit("echo once; sleep 10")
     second = cluster.submit("true", f"--dependency=afterok:{first}")
     cluster.wait(first, "RUNNING")
-    time.sleep(6)  # by then it has written that down
+    cluster.write_state()
     cluster.slurmctld.kill()
     cluster.slurmctld.start()
     cluster.wait(second, "COMPLETED")
+    assert cluster.output(first) == "once\n"
+
+
+@pytest.mark.slow
+def test_a_killed_controller_starts_a_job_again_whose_start_it_had_not_written_down(cluster: Cluster) -> None:
+    job = cluster.submit("echo started; sleep 20", "--open-mode=append", "--begin=now+9")
+    cluster.write_state()
+    cluster.wait(job, "RUNNING")
+    assert wait_until(lambda: cluster.output(job), 10)
+    cluster.slurmctld.kill()
+    cluster.slurmctld.start()
+    assert wait_until(lambda: cluster.output(job).count("started") == 2, 30)
+    assert cluster.wait(job, "RUNNING")["Restarts"] == "0"
 
 
 def test_a_controller_that_hangs_answers_once_it_goes_on(cluster: Cluster) -> None:
