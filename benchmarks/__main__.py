@@ -1,4 +1,4 @@
-"""`python -m benchmarks disk [FOLDER]`: print what was measured, as a table."""
+"""`python -m benchmarks disk [FOLDER]` and `python -m benchmarks cluster`: print what was measured, as tables."""
 
 from __future__ import annotations
 
@@ -10,18 +10,33 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import files, state_files
-
 
 def main() -> None:
     """Carry out the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures; prints a table.")
-    parser.add_argument("what", choices=("disk",), help="state files, checksum, copy and manifest on one disk")
-    parser.add_argument("folder", nargs="?", help="on the disk to measure (default: the temporary folder's)")
+    parser.add_argument(
+        "what",
+        choices=("disk", "cluster"),
+        help="disk: state files, checksum, copy and manifest on one disk; cluster: graphs of jobs on a test cluster",
+    )
+    parser.add_argument("folder", nargs="?", help="disk: on the disk to measure (default: the temporary folder's)")
+    parser.add_argument("--graphs", default="ABC", help="cluster: which of A, B and C (default: all)")
+    parser.add_argument("--repeats", type=int, default=3, help="cluster: how often each is run (default: 3)")
     arguments = parser.parse_args()
-    console = Console(width=130)
+    console = Console(width=150)
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    with files.scratch(arguments.folder) as name:
+    if arguments.what == "disk":
+        _disk(console, arguments.folder)
+    else:
+        from benchmarks import cluster
+
+        show(console, cluster.COLUMNS, cluster.rows(arguments.graphs, arguments.repeats))
+
+
+def _disk(console: Console, where: str | None) -> None:
+    from benchmarks import files, state_files
+
+    with files.scratch(where) as name:
         folder = Path(name)
         show(
             console,

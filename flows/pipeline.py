@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows.eligibility import Facts, done, obstacle, status
+from flows.gate import Turn, turn_of_this_run
 from tasks.client import Client, connected
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.interruption import Interruption, interruptible
@@ -65,14 +66,24 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
 
         async def outcome() -> Any:
             if _outermost.get() is not None:
-                state = await Flow.__call__(self, *args, return_state=True, **kwargs)
+                state = await self._run(*args, **kwargs)
             else:
                 await reach_prefect()
-                state = await while_prefect_answers(Flow.__call__(self, *args, return_state=True, **kwargs))
+                state = await while_prefect_answers(self._run(*args, **kwargs))
                 Interruption.pass_on()
             return state if return_state else await result_of(state)
 
         return outcome()
+
+    async def _run(self, *args: Any, **kwargs: Any) -> Any:
+        turn = Turn()
+        token = turn_of_this_run.set(turn)
+        await turn.take()
+        try:
+            return await Flow.__call__(self, *args, return_state=True, **kwargs)
+        finally:
+            turn.give()
+            turn_of_this_run.reset(token)
 
 
 def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], ReportingFlow[P, R]]:
@@ -84,12 +95,26 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
     def decorate(function: Callable[P, Coroutine[Any, Any, R]]) -> ReportingFlow[P, R]:
         @functools.wraps(function)
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
-            async with interruptible(_flow_run().flow_run_id):
+            async with _between_start_and_end(), interruptible(_flow_run().flow_run_id):
                 return await in_sentences(_with_manifests)(functools.partial(function, *args, **kwargs))
 
         return ReportingFlow(reporting, name=name, flow_run_name=run_name, persist_result=False)
 
     return decorate
+
+
+@contextlib.asynccontextmanager
+async def _between_start_and_end() -> AsyncIterator[None]:
+    """Let other flow runs through the gate while this one works; a run that a worker started has no turn."""
+    turn = turn_of_this_run.get()
+    if turn is None:
+        yield
+        return
+    turn.give()
+    try:
+        yield
+    finally:
+        await turn.take()
 
 
 async def _with_manifests(work: Callable[[], Coroutine[Any, Any, R]]) -> Any:
