@@ -79,9 +79,9 @@ def test_a_killed_controller_comes_back_with_its_jobs(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_controller_starts_a_job_again_whose_start_it_had_not_written_down(cluster: Cluster) -> None:
-    job = cluster.submit("echo started; sleep 20", "--open-mode=append", "--begin=now+9")
-    cluster.write_state()
+def test_a_killed_controller_starts_a_job_again_whose_start_it_had_not_written_down(own_cluster: StartCluster) -> None:
+    cluster = own_cluster(nodes=1)
+    job = cluster.submit("echo started; sleep 20", "--open-mode=append", "--begin=now+8")  # written down within 5 s
     cluster.wait(job, "RUNNING")
     assert wait_until(lambda: cluster.output(job), 10)
     cluster.slurmctld.kill()
