@@ -212,7 +212,7 @@ class Cluster:
         self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def write_state(self) -> None:
-        """Make the controller write down what it knows, which it else does seldom: here not when it starts a job.
+        """Make the controller write down what it knows, which it else does seldom: not each time when it starts a job.
 
         Killed before that, it comes back not knowing that a job runs (which is killed and started again, with the same
         id and restart count) or that it had accepted it. One that is stopped writes everything down.

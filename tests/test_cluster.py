@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,10 +82,15 @@ def test_a_killed_controller_comes_back_with_its_jobs(cluster: Cluster) -> None:
 @pytest.mark.slow
 def test_a_killed_controller_starts_a_job_again_whose_start_it_had_not_written_down(own_cluster: StartCluster) -> None:
     cluster = own_cluster(nodes=1)
-    job = cluster.submit("echo started; sleep 20", "--open-mode=append", "--begin=now+8")  # written down within 5 s
+    job = cluster.submit("echo started; sleep 20", "--open-mode=append", "--begin=now+10")
+    cluster.write_state()
+    state, before = cluster.folder / "state", cluster.folder / "before"
+    shutil.copytree(state, before)
     cluster.wait(job, "RUNNING")
     assert wait_until(lambda: cluster.output(job), 10)
     cluster.slurmctld.kill()
+    shutil.rmtree(state)
+    before.rename(state)  # whether it has written the start down is chance
     cluster.slurmctld.start()
     assert wait_until(lambda: cluster.output(job).count("started") == 2, 30)
     assert cluster.wait(job, "RUNNING")["Restarts"] == "0"
