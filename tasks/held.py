@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.ssh_config import SshAddress, route
+from tasks.ssh_config import Hop, SshAddress, route
 from tasks.ssh_loop import in_thread
 from tasks.ssh_running import ENDED, ERRORS, OUTPUT, Running
 from trackers.errors import BadInputError, UnreachableError
@@ -45,9 +45,8 @@ def folders() -> list[Path]:
     return [folder / "sessionflow" for folder in (runtime, cache) if folder == cache or os.access(folder, os.W_OK)]
 
 
-def socket_name(address: SshAddress) -> str:
+def socket_name(last: Hop) -> str:
     """Return the file name of a login's socket: of this computer, because homes are shared, and of account and host."""
-    last = route(address)[-1]
     text = "\n".join([platform.node(), last.user, last.host, str(last.port)])
     return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.sock"
 
@@ -120,7 +119,7 @@ async def find(address: SshAddress) -> HeldConnection | None:
     """Return the connection that a living holder keeps; files that holders left behind count for nothing."""
     if not hasattr(socket, "AF_UNIX"):
         return None
-    name = await in_thread(lambda: socket_name(address))
+    name = socket_name((await in_thread(lambda: route(address)))[-1])
     for folder in folders():
         with contextlib.suppress(OSError, ValueError, BadInputError):
             async with asyncio.timeout(ANSWER_SECONDS):

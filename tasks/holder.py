@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import held
 from tasks.held import HeldConnection
-from tasks.ssh_config import Hop, SshAddress, route
+from tasks.ssh_config import Hop
 from tasks.ssh_loop import in_thread
 from tasks.ssh_running import ENDED, Running
 from trackers.errors import BadInputError, SessionflowError
@@ -49,10 +49,10 @@ def ask(title: str, questions: list[Question]) -> list[str]:
 class Holder:
     """Keeps one connection until it ends, or until somebody tells it to."""
 
-    def __init__(self, address: SshAddress, connection: Any, place: str) -> None:
+    def __init__(self, hop: Hop, connection: Any) -> None:
         self._connection = connection
-        self._name = held.socket_name(address)
-        self._facts = {"place": place, "pid": os.getpid(), "since": time.time()}
+        self._name = held.socket_name(hop)
+        self._facts = {"place": f"{hop.user}@{hop.place}", "pid": os.getpid(), "since": time.time()}
         self._path: Path | None = None
         self._identity: tuple[int, int] | None = None
         self._told_to_end = asyncio.Event()
@@ -192,8 +192,8 @@ async def _living(path: Path) -> HeldConnection | None:
     return None
 
 
-async def hold(address: SshAddress) -> None:
-    """Log in, tell the terminal how it went, and keep the connection until it ends."""
+async def hold(hops: list[Hop]) -> None:
+    """Log in on the way that leads to the last of `hops`, tell the terminal how it went, and keep the connection."""
     from tasks.ssh_authentication import log_in_with_person
     from tasks.ssh_dial import dial
     from tasks.ssh_direct import DirectConnection
@@ -201,28 +201,26 @@ async def hold(address: SshAddress) -> None:
     def log_in(transport: Transport, hop: Hop) -> None:
         log_in_with_person(transport, hop, ask)
 
-    hops = route(address)
-    held.places(held.socket_name(address))  # said before anything is asked
+    held.places(held.socket_name(hops[-1]))  # said before anything is asked
     transport = await in_thread(lambda: dial(hops, log_in))
-    place = f"{hops[-1].user}@{hops[-1].place}"
-    holder = Holder(address, DirectConnection(transport, place), place)
+    holder = Holder(hops[-1], DirectConnection(transport, hops[-1].place))
     await holder.appear()
-    _say({"held": place})
+    _say({"held": True})
     _let_go_of_the_terminal()
     await holder.keep()
 
 
 def main() -> int:
-    """Start a holder; the address comes over standard input."""
+    """Start a holder; the way comes over standard input, resolved already."""
     import resource
 
     if os.fork():  # before there are threads; whoever started this need not wait for the holder
         os._exit(0)
     os.setsid()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what was typed must not land in a core file
-    sys.modules["invoke"] = None  # type: ignore[assignment] # paramiko needs it for `Match exec` alone: 6 MB
+    sys.modules["invoke"] = None  # type: ignore[assignment] # it is for reading `Match exec`: 6 MB
     try:
-        asyncio.run(hold(SshAddress(**json.loads(sys.stdin.readline()))))
+        asyncio.run(hold([Hop.from_json(hop) for hop in json.loads(sys.stdin.readline())]))
     except (SessionflowError, EOFError) as error:
         with contextlib.suppress(OSError):
             _say({"error": type(error).__name__, "message": str(error)})

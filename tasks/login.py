@@ -7,7 +7,6 @@ import getpass
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from tasks import held
@@ -54,7 +53,7 @@ def login(address: SshAddress, terminal: Terminal | None = None) -> str:
     """
     if sys.platform == "win32":
         raise BadInputError("Logins can be held on Linux and macOS only. Nothing was done.")
-    route(address)
+    hops = route(address)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "tasks.holder"],
         stdin=subprocess.PIPE,
@@ -66,11 +65,11 @@ def login(address: SshAddress, terminal: Terminal | None = None) -> str:
     with process:
         assert process.stdin  # noqa: S101 - they were opened as pipes
         assert process.stdout  # noqa: S101
-        _tell(process.stdin, asdict(address))
+        _tell(process.stdin, [hop.to_json() for hop in hops])
         for line in process.stdout:
             message = json.loads(line)
             if "held" in message:
-                return str(message["held"])
+                return f"{hops[-1].user}@{hops[-1].place}"
             if "error" in message:
                 raise _error(message)
             _let_answer(message, terminal or OwnTerminal(), process.stdin)
@@ -100,7 +99,7 @@ def _let_answer(message: dict[str, Any], terminal: Terminal, holder: Any) -> Non
         _tell(holder, {"answers": answers})
 
 
-def _tell(holder: Any, message: dict[str, Any]) -> None:
+def _tell(holder: Any, message: Any) -> None:
     try:
         holder.write(json.dumps(message) + "\n")
         holder.flush()

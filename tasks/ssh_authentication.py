@@ -49,6 +49,8 @@ def log_in_with_person(transport: Transport, hop: Hop, ask: Ask) -> None:
         tried, wanted = _offer_keys(transport, hop, offered)
         if not transport.is_authenticated() and transport.is_active():
             wanted = wanted or _accepted_methods(transport, hop)
+            if notice := transport.get_banner():
+                ask(notice.decode(errors="replace").strip(), [])
         failures = 0
         while not transport.is_authenticated() and transport.is_active() and failures < TRIES:
             method = next((method for method in (INTERACTIVE, PASSWORD) if method in wanted), "")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,16 @@ class Hop:
         """Host and port for messages."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Hop:
+        """Read what `to_json` returned."""
+        paths = ("key_files", "certificate_files", "known_hosts_files")
+        return cls(**{**data, **{name: tuple(map(Path, data[name])) for name in paths}})
 
 
 def route(address: SshAddress) -> tuple[Hop, ...]:
@@ -191,9 +202,3 @@ def _local_user() -> str:
 
 def _unusable(problem: str) -> BadInputError:
     return BadInputError(f"~/.ssh/config cannot be used: {problem}. Nothing was done.")
-
-
-def same_account(address: SshAddress) -> SshAddress:
-    """Return what tells one login from another: the same, whatever the server is called."""
-    last = route(address)[-1]
-    return replace(SshAddress(last.host, last.user, last.port))

@@ -13,6 +13,7 @@ from tasks.ssh_running import ENDED, ERRORS, OUTPUT, Places, Running
 from tasks.ssh_transport import DEAD, Transport
 from trackers.errors import UnreachableError
 
+SETTLE_SECONDS = 1.0
 PIECE_BYTES = 32 * 1024
 
 
@@ -47,7 +48,7 @@ class DirectConnection:
         await self._places.take()
         while True:
             try:
-                channel = await in_thread(lambda: self._open(command), undo=paramiko.Channel.close)
+                channel = await self._opened(command)
                 break
             except _RefusedError:
                 if self._places.returned > returned:  # sshd frees a place a moment after its CLOSE: asked again at once
@@ -63,9 +64,19 @@ class DirectConnection:
         """End the connection and every command's channel."""
         await in_thread(lambda: self._transport.end("it was closed by this program"))
 
-    def _open(self, command: str) -> paramiko.Channel:
+    async def _opened(self, command: str) -> paramiko.Channel:
+        opened: list[paramiko.Channel] = []
+        try:
+            return await in_thread(lambda: self._open(command, opened), undo=paramiko.Channel.close)
+        except asyncio.CancelledError:
+            # The server may never say whether it starts the command. What the thread is sending must come before CLOSE.
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, lambda: [channel.close() for channel in opened])
+            raise
+
+    def _open(self, command: str, opened: list[paramiko.Channel]) -> paramiko.Channel:
         try:
             channel = self._transport.open_session()
+            opened.append(channel)
         except DEAD as error:
             if self.alive:
                 raise _RefusedError from error

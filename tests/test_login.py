@@ -18,6 +18,7 @@ import pytest
 from tasks import held
 from tasks.login import _harmless, login, logout
 from tasks.ssh import SshAddress, connect
+from tasks.ssh_config import route
 from tests.daemon import wait_until
 from tests.sshd import Sshd
 from trackers.errors import (
@@ -130,6 +131,16 @@ def test_the_servers_questions_reach_the_person(server: Sshd) -> None:
     assert logout(address(server))
 
 
+def test_the_servers_notice_comes_before_its_questions(own_sshd: StartSshd, tmp_path: Path) -> None:
+    (tmp_path / "notice").write_text("Members of the lab only.\n")
+    notice = {"Banner": tmp_path / "notice"}
+    server = own_sshd(authentication="keyboard-interactive", sshd_config=notice)
+    person = Person(server.one_time_password())
+    login(address(server), person)
+    assert person.seen == ["Members of the lab only.", "Password: (hidden)"]
+    assert logout(address(server))
+
+
 def test_a_key_and_a_code_are_asked_for_one_after_the_other(own_sshd: StartSshd) -> None:
     server = own_sshd(authentication="publickey,keyboard-interactive")
     person = Person(server.one_time_password())
@@ -173,7 +184,7 @@ async def test_without_a_login_the_error_says_what_to_run(server: Sshd) -> None:
 
 
 async def test_a_socket_that_nobody_listens_at_is_no_login(server: Sshd, runtime_folder: Path) -> None:
-    path = held.private_folder(runtime_folder / "sessionflow") / held.socket_name(address(server))
+    path = held.private_folder(runtime_folder / "sessionflow") / held.socket_name(route(address(server))[-1])
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
     with pytest.raises(LoginNeededError):
@@ -257,7 +268,7 @@ async def test_when_the_connection_ends_so_does_the_holder(server: Sshd, runtime
 
 async def test_a_logout_ends_holder_and_connection(server: Sshd, runtime_folder: Path) -> None:
     await asyncio.to_thread(login, address(server), Person(server.one_time_password()))
-    assert sockets(runtime_folder) == [held.socket_name(address(server))]
+    assert sockets(runtime_folder) == [held.socket_name(route(address(server))[-1])]
     assert await asyncio.to_thread(logout, address(server))
     assert await asyncio.to_thread(wait_until, lambda: not holders() and not server._connections(), 15)
     assert sockets(runtime_folder) == []
@@ -274,7 +285,7 @@ async def test_a_second_login_takes_the_place_of_the_first(server: Sshd, runtime
     assert (await connection.run(["echo", "hello"])).stdout == b"hello\n"
     await connection.close()
     assert server.logins == 2
-    assert sockets(runtime_folder) == [held.socket_name(address(server))]
+    assert sockets(runtime_folder) == [held.socket_name(route(address(server))[-1])]
     assert await asyncio.to_thread(logout, address(server))
 
 
@@ -285,7 +296,7 @@ async def test_the_folder_of_the_sockets_belongs_to_this_account_alone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(runtime_folder / "cache"))
     await asyncio.to_thread(login, address(server), Person(server.one_time_password()))
     assert sockets(runtime_folder) == []
-    assert sockets(runtime_folder / "cache") == [held.socket_name(address(server))]
+    assert sockets(runtime_folder / "cache") == [held.socket_name(route(address(server))[-1])]
     connection = await connect(address(server))
     assert (await connection.run(["echo", "hello"])).stdout == b"hello\n"
     await connection.close()
@@ -302,7 +313,7 @@ def test_a_login_that_could_not_be_kept_asks_nothing(
 
 
 def test_other_accounts_are_not_served(logged_in: SshAddress, runtime_folder: Path) -> None:
-    path = runtime_folder / "sessionflow" / held.socket_name(logged_in)
+    path = runtime_folder / "sessionflow" / held.socket_name(route(logged_in)[-1])
     for each, mode in ((runtime_folder, 0o711), (path.parent, 0o711), (path, 0o777)):
         each.chmod(mode)
     program = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(1))"
