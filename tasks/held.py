@@ -14,6 +14,7 @@ import platform
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ def folders() -> list[Path]:
     A worker that some service started may lack XDG_RUNTIME_DIR, and the system removes that folder when the account's
     last login has ended: so every folder is looked into.
     """
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [folder / "sessionflow" for folder in (runtime, cache) if folder == cache or os.access(folder, os.W_OK)]
+    runtime = [Path(os.environ.get("XDG_RUNTIME_DIR") or "/"), Path(f"/run/user/{os.getuid()}")]
+    known = [folder for folder in runtime if folder != Path("/") and os.access(folder, os.W_OK)]
+    return [folder / "sessionflow" for folder in dict.fromkeys([*known, cache])]
 
 
 def socket_name(last: Hop) -> str:
@@ -117,13 +119,12 @@ async def write_frame(writer: asyncio.StreamWriter, kind: bytes, data: bytes = b
 
 async def find(address: SshAddress) -> HeldConnection | None:
     """Return the connection that a living holder keeps; files that holders left behind count for nothing."""
-    if not hasattr(socket, "AF_UNIX"):
+    if sys.platform == "win32":
         return None
     name = socket_name((await in_thread(lambda: route(address)))[-1])
     for folder in folders():
         with contextlib.suppress(OSError, ValueError, BadInputError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await HeldConnection.at(folder / name)
+            return await HeldConnection.at(folder / name)
     return None
 
 
@@ -152,9 +153,10 @@ class HeldConnection:
         if not path.parent.is_dir():
             raise FileNotFoundError(path.parent)
         private_folder(path.parent)
-        reader, writer = await asyncio.open_unix_connection(path)
-        await write_frame(writer, HELLO)
-        kind, data = await read_frame(reader)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(path)
+            await write_frame(writer, HELLO)
+            kind, data = await read_frame(reader)
         if kind != HELLO:
             writer.close()
             raise ConnectionRefusedError(path)

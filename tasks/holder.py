@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -68,6 +69,8 @@ class Holder:
 
     async def keep(self) -> None:
         """Serve until the connection ends or somebody says so; leave no socket behind."""
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._told_to_end.set)
         ended = asyncio.create_task(self._connection.ended())
         told = asyncio.create_task(self._told_to_end.wait())
         try:

@@ -202,23 +202,31 @@ class SharedConnection:
 
     async def _run(self, command: Sequence[str], data: bytes, seconds: float) -> Completed:
         said: dict[str, bytearray] = {OUTPUT: bytearray(), ERRORS: bytearray()}
+        running: Running | None = None
         try:
             async with asyncio.timeout(seconds):
                 running = await self._shared.link.start(as_shell_command(command))
-                feeding = asyncio.create_task(_feed(running, data))
-                try:
-                    while (piece := await running.read())[0] in said:
-                        said[piece[0]] += piece[1]
-                    return Completed(int(piece[1]), bytes(said[OUTPUT]), bytes(said[ERRORS]))
-                finally:
-                    feeding.cancel()
-                    await running.close()
+                return await _completed(running, data, said)
         except TimeoutError as error:
             last = _last_lines(said[ERRORS]) or _last_lines(said[OUTPUT])
             raise CommandTimeoutError(
                 f"`{as_shell_command(command)}` on {self._address.label} did not end within {seconds:g} s"
-                f"{f'; its last words: {last}' if last else ''}. It was sent TERM; what it did so far stays."
+                f"{f'; its last words: {last}' if last else ''}. "
+                + ("It was sent TERM; what it did so far stays." if running else "It was not started.")
             ) from error
+        finally:
+            if running:
+                await running.close()
+
+
+async def _completed(running: Running, data: bytes, said: dict[str, bytearray]) -> Completed:
+    feeding = asyncio.create_task(_feed(running, data))
+    try:
+        while (piece := await running.read())[0] in said:
+            said[piece[0]] += piece[1]
+        return Completed(int(piece[1]), bytes(said[OUTPUT]), bytes(said[ERRORS]))
+    finally:
+        feeding.cancel()
 
 
 async def _feed(running: Running, data: bytes) -> None:

@@ -13,7 +13,7 @@ from trackers.errors import SessionflowError, UnreachableError
 from trackers.protocol import LINE_BYTES
 
 GOODBYE_SECONDS = 5.0  # for a command to end after its input has
-LAST_LINES = 20
+LAST_LINES, LONGEST_LAST_LINE = 20, 4096
 
 
 class RemoteChannel:
@@ -92,7 +92,7 @@ class RemoteChannel:
                     self.ended = f"it sent a line of more than {LINE_BYTES} bytes"
             elif kind == ERRORS:
                 first, *others = data.split(b"\n")
-                self._errors[-1] += first
+                self._errors[-1] = (self._errors[-1] + first)[-LONGEST_LAST_LINE:]
                 self._errors.extend(others)
             else:
                 self.ended = f"it ended with exit code {data.decode()}"

@@ -54,7 +54,7 @@ class Hop:
     """One server to log in to on the way; everything is decided.
 
     Attributes:
-        known_as: its name in known_hosts files, without the port.
+        known_as: its name in known_hosts files: `host`, `[host]:port` where the port is not 22, or HostKeyAlias.
         key_files: private keys in the order to try, whether or not they are there.
         certificate_files: certificates that are not beside their key.
         only_these_keys: no other keys of the agent are offered.
@@ -120,12 +120,14 @@ def _hop(options: dict[str, Any], address: SshAddress, *, alone: bool) -> Hop:
     given = [address.key_file] if address.key_file else []
     given += [file for file in options.get("identityfile", []) if file.lower() != "none"]
     home = Path.home() / ".ssh"
+    host, port = options["hostname"], address.port or int(options.get("port", DEFAULT_PORT))
+    in_known_hosts = host.lower() if port == DEFAULT_PORT else f"[{host.lower()}]:{port}"
     certificates = [options["certificatefile"]] if options.get("certificatefile", "none").lower() != "none" else []
     return Hop(
-        host=options["hostname"],
-        port=address.port or int(options.get("port", DEFAULT_PORT)),
+        host=host,
+        port=port,
         user=user,
-        known_as=options.get("hostkeyalias") or options["hostname"].lower(),
+        known_as=options.get("hostkeyalias") or in_known_hosts,
         key_files=tuple(_path(file) for file in given) or tuple(home / name for name in DEFAULT_KEYS),
         certificate_files=tuple(_path(file) for file in certificates),
         only_these_keys=options.get("identitiesonly", "no").lower() == "yes",

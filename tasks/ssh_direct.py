@@ -70,7 +70,8 @@ class DirectConnection:
             return await in_thread(lambda: self._open(command, opened), undo=paramiko.Channel.close)
         except asyncio.CancelledError:
             # The server may never say whether it starts the command. What the thread is sending must come before CLOSE.
-            asyncio.get_running_loop().call_later(SETTLE_SECONDS, lambda: [channel.close() for channel in opened])
+            for channel in opened:
+                asyncio.get_running_loop().call_later(SETTLE_SECONDS, channel.close)
             raise
 
     def _open(self, command: str, opened: list[paramiko.Channel]) -> paramiko.Channel:

@@ -64,13 +64,7 @@ def read(files: Sequence[Path]) -> list[KnownKey]:
 def of_host(hop: Hop) -> list[KnownKey]:
     """Return the keys that a server may present; a key that is known without the port counts, as with OpenSSH."""
     known = [key for key in read(hop.known_hosts_files) if key.marker != "@cert-authority"]
-    found = [key for key in known if key.means(name(hop))]
-    return found or [key for key in known if key.means(hop.known_as)]
-
-
-def name(hop: Hop) -> str:
-    """Return what known_hosts files call a server: `host`, or `[host]:port` where the port is not 22."""
-    return hop.known_as if hop.port == DEFAULT_PORT else f"[{hop.known_as}]:{hop.port}"
+    return next((found for name in _names(hop) if (found := [key for key in known if key.means(name)])), [])
 
 
 def check(hop: Hop, kind: str, blob: bytes, *, direct: bool) -> None:
@@ -99,7 +93,7 @@ def check(hop: Hop, kind: str, blob: bytes, *, direct: bool) -> None:
     others = [key for key in known if not key.marker]
     if others:
         remove = "; ".join(
-            shlex.join(["ssh-keygen", "-R", name(hop) if key.means(name(hop)) else hop.known_as, "-f", str(key.file)])
+            shlex.join(["ssh-keygen", "-R", next(filter(key.means, _names(hop))), "-f", str(key.file)])
             for key in {other.file: other for other in others}.values()
         )
         told = ", ".join(f"{key.kind} {fingerprint(key.blob)} ({key.file}, line {key.line})" for key in others)
@@ -124,7 +118,7 @@ def fingerprint(blob: bytes) -> str:
 def _adding(hop: Hop, kind: str, blob: bytes, *, direct: bool) -> str:
     """Return the command that adds a key; behind another server, or under an alias, ssh-keyscan would not do."""
     file = shlex.quote(str(hop.known_hosts_files[0]))
-    if direct and hop.known_as == hop.host.lower():
+    if direct and hop.host.lower() in _names(hop):
         scan = [
             "ssh-keyscan",
             *(["-p", str(hop.port)] if hop.port != DEFAULT_PORT else []),
@@ -133,7 +127,12 @@ def _adding(hop: Hop, kind: str, blob: bytes, *, direct: bool) -> str:
             hop.host,
         ]
         return f"{shlex.join(scan)} >> {file}"
-    return f"echo {shlex.quote(f'{name(hop)} {kind} {base64.b64encode(blob).decode()}')} >> {file}"
+    return f"echo {shlex.quote(f'{hop.known_as} {kind} {base64.b64encode(blob).decode()}')} >> {file}"
+
+
+def _names(hop: Hop) -> list[str]:
+    host = hop.host.lower()
+    return [hop.known_as, host] if hop.known_as == f"[{host}]:{hop.port}" else [hop.known_as]
 
 
 def _short(kind: str) -> str:

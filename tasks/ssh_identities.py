@@ -60,6 +60,8 @@ class Wallet:
 class WillingKey(AgentKey):
     """An agent's key; when the agent does not sign, that is this key's failure and not the connection's."""
 
+    public_blob: Any = None  # paramiko 4 asks for it and does not set it
+
     def sign_ssh_data(self, data: bytes, algorithm: str | None = None) -> bytes:  # type: ignore[override]
         """Return the signature, or an empty one, which every server refuses."""
         try:

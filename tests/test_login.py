@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -273,6 +274,16 @@ async def test_a_logout_ends_holder_and_connection(server: Sshd, runtime_folder:
     assert await asyncio.to_thread(wait_until, lambda: not holders() and not server._connections(), 15)
     assert sockets(runtime_folder) == []
     assert not await asyncio.to_thread(logout, address(server))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_holder_that_the_system_ends_leaves_no_socket(
+    server: Sshd, runtime_folder: Path, number: signal.Signals
+) -> None:
+    login(address(server), Person(server.one_time_password()))
+    os.kill(holders()[0], number)
+    assert wait_until(lambda: not holders(), 15)
+    assert sockets(runtime_folder) == []
 
 
 async def test_a_second_login_takes_the_place_of_the_first(server: Sshd, runtime_folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,9 @@ HOP = Hop("cluster.example.org", 22, "me", "cluster.example.org", (), (), False,
 def test_known_hosts_mean_what_they_mean_to_openssh(tmp_path: Path, lines: str, port: int, verdict: str) -> None:
     file = tmp_path / "hosts"
     file.write_text(lines.replace("KEY", "ssh-ed25519 a2V5 comment"))
-    hop = Hop(**{**vars(HOP), "port": port, "known_hosts_files": (file, tmp_path / "missing")})
+    known_as = HOP.host if port == 22 else f"[{HOP.host}]:{port}"
+    files = (file, tmp_path / "missing")
+    hop = replace(HOP, port=port, known_as=known_as, known_hosts_files=files)
     words = {"unknown": "is not in", "changed": "but known is", "revoked": "marks as revoked"}
     if verdict == "known":
         ssh_host_keys.check(hop, "ssh-ed25519", b"key", direct=True)

@@ -72,7 +72,7 @@ async def test_included_files_count_where_they_are_included(home: Path) -> None:
     configure(home, "Host lab\n  HostName first\n  Include more\n  User me\nHost *\n  Port 2222\n")
     configure(home, "Host lab\n  HostName second\nHost elsewhere\n  HostName third\n", name="more")
     (hop,) = route(SshAddress("lab"))
-    assert (hop.host, hop.user, hop.port, hop.known_as) == ("first", "me", 2222, "first")
+    assert (hop.host, hop.user, hop.port, hop.known_as) == ("first", "me", 2222, "[first]:2222")
 
 
 def test_the_description_of_a_server_comes_before_the_configuration(home: Path) -> None:
@@ -147,8 +147,9 @@ async def test_a_proxy_command_carries_the_connection_and_ends_with_it(own_sshd:
         f"open({str(home / 'pid')!r}, 'w').write(str(os.getpid()))\n"
         "far = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
         "def back():\n"
-        "    while data := far.recv(65536): os.write(1, data)\n"
-        "    os._exit(0)\n"
+        "    try:\n"
+        "        while data := far.recv(65536): os.write(1, data)\n"
+        "    finally: os._exit(0)\n"
         "threading.Thread(target=back).start()\n"
         "while data := os.read(0, 65536): far.sendall(data)\n"
         "os._exit(0)\n"
