@@ -6,11 +6,12 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from trackers import facts, leases
+from trackers import environments, facts, leases
 from trackers.errors import BadInputError
 from trackers.graph import Graph
 from trackers.lock import Holder, LockState
@@ -26,8 +27,8 @@ from trackers.work import Request, Work
 Call = Callable[[dict[str, Any]], Any]
 
 
-def hello(_arguments: dict[str, Any]) -> dict[str, Any]:
-    """Say who answers."""
+def hello(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Say who answers, with the versions in the environments of the site, and this computer's time."""
     from importlib import metadata
 
     try:
@@ -42,7 +43,16 @@ def hello(_arguments: dict[str, Any]) -> dict[str, Any]:
         "host": socket.gethostname(),
         "user": this_account(),
         "pid": os.getpid(),
+        "environments": environments.versions(_site(arguments) if "site" in arguments else None),
+        "time": time.time(),
     }
+
+
+def check(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Say what of environments, volumes and scheduler is as jobs need it, and what to do about the rest."""
+    from trackers.check import Wish, check  # long, and asked by people only
+
+    return check(_site(arguments), [Wish(**wish) for wish in arguments.get("wishes") or []])
 
 
 def describe(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +272,7 @@ def _holder(data: dict[str, Any]) -> Holder:
 CALLS: dict[str, Call] = {
     call.__name__: call
     for call in (
-        *(hello, describe, status, why),
+        *(hello, check, describe, status, why),
         *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
         *(tracker_show, tracker_reset),
         *(submit, watch, cancel_all, finish),

@@ -74,10 +74,11 @@ class Site:
 
     def command(self, job: Job, manager_id: int) -> tuple[str, ...]:
         """Return a job's argument list with interpreter and manager id filled in."""
-        filled = {PYTHON: self._python(job.environment), MANAGER_ID: str(manager_id)}
+        filled = {PYTHON: self.interpreter(job.environment), MANAGER_ID: str(manager_id)}
         return tuple(filled.get(word, word) for word in job.command)
 
-    def _python(self, name: str) -> str:
+    def interpreter(self, name: str) -> str:
+        """Return the interpreter that `PYTHON` stands for in an environment."""
         environment = self.environment(name)
         if environment.python:
             return environment.python

@@ -287,7 +287,7 @@ class _Hand:
             *("sbatch", "--parsable", f"--job-name={key}", f"--comment={key} {asked_by}".rstrip()),
             *(f"--chdir={self._files(job).directory}", f"--output={_output(self._files(job).script_log)}"),
             *("--open-mode=append", "--kill-on-invalid-dep=no"),
-            *_resource_words(attempt.resources),
+            *resource_words(attempt.resources),
             *self.site.slurm.words(),
             *([f"--dependency=afterok:{':'.join(after)}"] if after else []),
             *(["--hold"] if hold else []),
@@ -425,7 +425,8 @@ def _output(path: Path) -> str:
     return "/dev/null" if "\\" in str(path) else str(path).replace("%", "%%")
 
 
-def _resource_words(resources: Resources) -> list[str]:
+def resource_words(resources: Resources) -> list[str]:
+    """Return what a job asks for as sbatch takes it."""
     mebibytes = math.ceil(resources.memory_gb * 1e9 / 2**20)
     return [
         *("--ntasks=1", f"--cpus-per-task={resources.cpus}", f"--mem={mebibytes}M", f"--time={resources.minutes}"),
