@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     _add_lock(commands)
     _add_tracker(commands)
     _add_cancel(commands)
+    _add_server(commands)
     return top
 
 
@@ -214,6 +215,51 @@ def _add_cancel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("--yes", action="store_true", help="do not ask")
     _add_roots(command)
     command.set_defaults(carry_out="flows.cli_control:cancel")
+
+
+def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examples = ["server add lab --file server.yaml", "server check lab", "server install lab", "server ACTION --help"]
+    server = _command(commands, "server", "describe servers, check them, and put the server side there", examples)
+    actions = server.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, summary: str, *examples: str, named: bool = True) -> argparse.ArgumentParser:
+        command = _command(actions, name, summary, [f"server {example}" for example in examples])
+        command.set_defaults(carry_out=f"flows.cli_server:{name}_server")
+        if named:
+            command.add_argument("name", metavar="NAME", help="how you call the server")
+        return command
+
+    add = action("add", "keep the description of a server", "add lab --file server.yaml")
+    add.add_argument("--file", required=True, type=Path, help="YAML; docs/servers.md explains every field")
+    imported = action(
+        "import",
+        "describe a server by a credentials file of sl-shared-assets 5.1.0",
+        "import lab user_credentials.yaml",
+    )
+    imported.add_argument("credentials", type=Path, metavar="CREDENTIALS.yaml", help="its password is not taken over")
+    for command in (add, imported):
+        command.add_argument("--replace", action="store_true", help="also where another one has that name")
+    action("list", "list the servers that are described", "list", named=False)
+    action("show", "show the description of a server", "show lab")
+    remove = action("remove", "forget a server; on the server nothing changes", "remove lab --yes")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    action("check", "walk the whole way to a server and say what is not as it should be", "check lab", "check local")
+    _add_server_install(action("install", "bring the server side to this version", "install lab"))
+    action("login", "log in once where the site asks for one-time passwords", "login lab")
+    action("logout", "end the connection that `login` keeps", "logout lab")
+
+
+def _add_server_install(install: argparse.ArgumentParser) -> None:
+    install.add_argument(
+        "--with",
+        dest="environments",
+        metavar="NAME,…",
+        default="manifest,behavior",
+        help="the environments beside the server side's own (default: %(default)s)",
+    )
+    install.add_argument("--wheels", type=Path, metavar="FOLDER", help="take the wheels from here, without internet")
+    install.add_argument("--python", default="", metavar="PATH", help="the interpreter there to build upon")
+    install.add_argument("--again", action="store_true", help="build anew what is there already")
 
 
 if __name__ == "__main__":

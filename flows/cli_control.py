@@ -42,7 +42,7 @@ def lock(arguments: argparse.Namespace) -> int:
         return 0
     if found["manager_id"] == NOBODY and not found["live_jobs"]:
         return 0
-    _confirm("Release the lock? Do so only if that manager is gone for good.", yes=arguments.yes)
+    confirm("Release the lock? Do so only if that manager is gone for good.", yes=arguments.yes)
     taken = ask(server, "lock_force", **target, abandon=arguments.abandon)["taken_from"]
     print(f"Released; taken from {taken}.")
     return 0
@@ -57,7 +57,7 @@ def tracker(arguments: argparse.Namespace) -> int:
     if found["manager_id"] != NOBODY:
         print(f"It runs under manager {found['manager_id']}.")
     if arguments.action == "reset":
-        _confirm("Reset the tracker?", yes=arguments.yes)
+        confirm("Reset the tracker?", yes=arguments.yes)
         ask(server, "tracker_reset", **target)
         print("Reset.")
     return 0
@@ -71,7 +71,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     if not found["live_jobs"]:
         print("None of its jobs runs or waits.")
     else:
-        _confirm(f"End {', '.join(found['live_jobs'])}?", yes=arguments.yes)
+        confirm(f"End {', '.join(found['live_jobs'])}?", yes=arguments.yes)
     outcome = ask(server, "cancel_all", **target)
     if outcome["ended"]:
         print(f"Ended: {', '.join(outcome['ended'])}.")
@@ -119,7 +119,7 @@ def ask(server: Server, call: str, **arguments: Any) -> Any:
     return asyncio.run(asked())
 
 
-def _confirm(question: str, *, yes: bool) -> None:
+def confirm(question: str, *, yes: bool) -> None:
     """Go on only with a person's word.
 
     Raises:

@@ -24,11 +24,15 @@ _STYLES = {
     "failed": "bold red",
     "running": "cyan",
     "corrupt": "bold red",
+    "ok": "green",
+    "failure": "bold red",
+    "warning": "yellow",
     "aborted": "yellow",
     "cancelled": "yellow",
 }
 WIDEST = 200
 _WIDTHS = (11, 9, 8)  # of pipeline, status and duration: the same for every session
+_FINDING_WIDTH, _STEP_WIDTH = 7, 20
 NARROWEST_TABLE = 140  # columns; a status table narrower than this would cut its words to dots
 
 
@@ -49,6 +53,18 @@ def sentence(words: str) -> str:
 def styled(word: str) -> Text:
     """Return a status in its colour."""
     return Text(word, style=_STYLES.get(word.split(" ", maxsplit=1)[0].lower(), ""))
+
+
+def finding_lines(finding: Any) -> str:
+    """Return what a step of a check found, a `Finding`, and below it what to do about it."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in (_FINDING_WIDTH, _STEP_WIDTH):
+        table.add_column(min_width=width, no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    table.add_row(styled(finding.result), finding.step, Text(finding.words))
+    if finding.remedy and finding.result != "ok":
+        table.add_row("", "", Text(f"→ {finding.remedy}"))
+    return render(table)
 
 
 def status_table(project: str, rows: list[dict[str, Any]], *, notes: bool) -> str:

@@ -1,0 +1,201 @@
+"""Put the server side on a server: environments made of wheels that travel along, switched when they are complete."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tasks.server_ask import ask_once
+from tasks.server_python import Python, behind_activation, pythons
+from tasks.servers import INSTALLED, Server
+from tasks.ssh import Connection, connect
+from tasks.wheels import fetch, own_wheel, requirements
+from trackers import unpack as unpacker
+from trackers.errors import BadInputError, SessionflowError
+
+CORE = "core"
+DEFAULT = ("manifest", "behavior")
+LOOK_SECONDS = 60.0
+UNPACK_SECONDS = 1800.0  # for tens of megabytes over a slow line, into a slow home folder
+Say = Callable[[str], None]
+State = dict[str, Any]  # what `trackers.unpack` answers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One environment on the server.
+
+    Attributes:
+        folder: its name there, which tells the versions that are in it.
+        names: what it is called; equal environments share one folder.
+        wanted: the requirements.
+    """
+
+    folder: str
+    names: tuple[str, ...]
+    wanted: tuple[str, ...]
+
+
+async def install(
+    server: Server,
+    names: Sequence[str] = DEFAULT,
+    *,
+    wheels: Path | None = None,
+    python: str = "",
+    again: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Bring a server's side to this version; return what it then says of itself.
+
+    What runs there goes on under the version that it began with. Whatever goes wrong, the old version stays in service.
+
+    Args:
+        server: where.
+        names: the environments beside the server side's own.
+        wheels: a folder that has the wheels, where this computer cannot fetch them.
+        python: the interpreter there to build upon; empty: the newest that is found.
+        again: build what is there already anew.
+        say: is told what happens.
+
+    Raises:
+        BadInputError: the description does not let us install.
+        SessionflowError: the server has no Python for it, the wheels cannot be had, or the server could not write.
+    """
+    ours = _ours(server, names, say)
+    connection = await connect(server.address())
+    try:
+        base = await _base(connection, server, python)
+        say(f"{server.label}: Python {base.shown} ({base.path}), {base.machine}, {base.libc}")
+        name, content = own_wheel()
+        there = await _run(connection, server, base, {})
+        wanted = plan(ours, base, hashlib.sha256(content).hexdigest(), name.split("-")[1])
+        plans = [_placed(each, there, again=again) for each in wanted]
+        for each in plans:
+            if each.folder in there["complete"]:
+                continue
+            found = {name: content, **fetch(list(each.wanted), base, wheels)}
+            size = sum(map(len, found.values())) / 1e6
+            say(f"{' and '.join(each.names)}: {len(found)} wheels, {size:.1f} MB")
+            await _send(connection, server, base, each.folder, found)
+        changed = await _switch(connection, server, base, plans, there)
+        said = f"In service now: {', '.join(changed)}" if changed else "Nothing to do: this very version is in service"
+        say(f"{said}.")
+    finally:
+        await connection.close()
+    return dict(await ask_once(server, "hello"))
+
+
+def plan(names: Sequence[str], base: Python, own: str, version: str) -> list[Plan]:
+    """Return which environments are wanted; those with the same content are one."""
+    plans: dict[str, Plan] = {}
+    for name in (CORE, *names):
+        wanted = requirements(name)
+        facts = [own, wanted, base.path, base.short, base.machine, base.libc.split(" ")[0]]
+        folder = f"{version}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
+        before = plans.get(folder, Plan(folder, (), tuple(wanted)))
+        plans[folder] = Plan(folder, tuple(dict.fromkeys([*before.names, name])), before.wanted)
+    return list(plans.values())
+
+
+def _ours(server: Server, names: Sequence[str], say: Say) -> list[str]:
+    """Return the environments that are ours to install."""
+    if not server.host:
+        raise BadInputError(
+            "This computer needs no server side: it uses the environment that `sessionflow` runs in. Nothing was done. "
+            "What jobs need beside it: pip install 'sessionflow[manifest,behavior]'"
+        )
+    core = server.environments.get(CORE)
+    expected = f"{INSTALLED}/{CORE}/bin/python"
+    if core and (core.python or core.activate) and not core.python.endswith(expected):
+        raise BadInputError(
+            f"The description of {server.label} names an environment of its own for the server side "
+            f"({core.python or core.activate}), which is not ours to change. Nothing was done. Install sessionflow "
+            f"there by hand, or take `environments: {CORE}` out of the description, or let it say `python: "
+            f"HOME/{expected}`, with HOME written out, beside what has to be activated for it."
+        )
+    ours = []
+    for name in dict.fromkeys(names):
+        requirements(name)  # refuses a name that is none, before anything is done
+        described = server.environments.get(name)
+        if described and (described.python or described.activate):
+            say(f"{name}: the description names {described.python or described.activate}; left alone")
+        elif name != CORE:
+            ours.append(name)
+    return ours
+
+
+async def _base(connection: Connection, server: Server, given: str) -> Python:
+    """Return the interpreter to build upon."""
+    found = await pythons(connection, server, given)
+    if usable := next((each for each in found if not each.problem), None):
+        return usable
+    looked = "; ".join(f"{each.path} {each.problem}" for each in found) or f"there is no {given or 'python3'}"
+    raise SessionflowError(
+        f"{server.label} has no Python 3.11 or newer to build upon: {looked}. Nothing was changed there. Name one by "
+        "--python PATH (where `module load` or conda brings it, `which python3` there says its path), or get one "
+        "without root, e.g. by `uv python install 3.12` or micromamba."
+    )
+
+
+async def _send(connection: Connection, server: Server, base: Python, folder: str, wheels: dict[str, bytes]) -> None:
+    """Send wheels and have an environment made of them."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in wheels.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in wheels.items()}
+    await _run(connection, server, base, {"unpack": folder, "wheels": digests}, stream.getvalue())
+
+
+async def _switch(connection: Connection, server: Server, base: Python, plans: list[Plan], there: State) -> list[str]:
+    """Put what is complete in service, all of it at once; return the names that mean something else now."""
+    links = {name: each.folder for each in plans for name in each.names}
+    changed = {name: folder for name, folder in links.items() if there["links"].get(name) != folder}
+    if changed:
+        await _run(connection, server, base, {"switch": changed})
+    return list(changed)
+
+
+def _placed(each: Plan, there: State, *, again: bool) -> Plan:
+    """Return a plan with the folder that is complete there already, or with a new one.
+
+    What is in service is never written to: an environment that is made `again` gets a number behind its name.
+    """
+    stem = f"{each.folder}."
+    numbers = [
+        int(f.removeprefix(stem)) for f in there["complete"] if f.startswith(stem) and f[len(stem) :].isdecimal()
+    ]
+    latest = f"{stem}{max(numbers)}" if numbers else each.folder
+    if not again:
+        return replace(each, folder=latest)
+    return replace(each, folder=f"{stem}{max(numbers, default=0) + 1}") if latest in there["complete"] else each
+
+
+async def _run(
+    connection: Connection, server: Server, base: Python, plan: dict[str, Any], data: bytes = b""
+) -> dict[str, Any]:
+    """Carry out one plan of `trackers.unpack` on the server."""
+    text = inspect.getsource(unpacker)
+    words = behind_activation(server, [base.path, "-I", "-c", text, json.dumps({"root": INSTALLED, **plan})])
+    done = await connection.run(words, input=data, timeout=UNPACK_SECONDS if data else LOOK_SECONDS)
+    lines = done.stdout.decode(errors="replace").strip().splitlines()
+    try:
+        answer = json.loads(lines[-1])
+        problem = str(answer.get("error") or "")
+    except (IndexError, ValueError, AttributeError):
+        answer, problem = {}, done.stderr.decode(errors="replace").strip()[-500:] or f"exit code {done.exit_code}"
+    if problem:
+        raise SessionflowError(
+            f"{server.label} could not be brought to this version: {problem}. What was in service there is unchanged. "
+            "Run the same command again when that is mended."
+        )
+    return dict(answer)
