@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _add_tracker(commands)
     _add_cancel(commands)
     _add_server(commands)
+    _add_sweep(commands)
     return top
 
 
@@ -260,6 +261,16 @@ def _add_server_install(install: argparse.ArgumentParser) -> None:
     install.add_argument("--wheels", type=Path, metavar="FOLDER", help="take the wheels from here, without internet")
     install.add_argument("--python", default="", metavar="PATH", help="the interpreter there to build upon")
     install.add_argument("--again", action="store_true", help="build anew what is there already")
+
+
+def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "show what managers that are dead left behind, and repair it"
+    command = _command(commands, "sweep", summary, ["sweep --storage /data", "sweep P --server cluster --repair"])
+    command.add_argument("projects", nargs="*", metavar="PROJECT", help="default: all")
+    command.add_argument("--repair", action="store_true", help="do it; otherwise only say what would be done")
+    command.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_sweep:sweep")
 
 
 if __name__ == "__main__":

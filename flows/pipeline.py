@@ -8,11 +8,12 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 
 from flows.eligibility import Facts, done, obstacle, status
@@ -24,14 +25,16 @@ from tasks.jobs import Submitted, end_jobs, finish, follow, submit, why
 from tasks.lease import Lease, give_back, holder, leased
 from tasks.outcome import carried_out, in_sentences, result_of, to_the_end
 from tasks.prefect_api import reach_prefect, while_prefect_answers
-from tasks.reports import JobReport, PipelineReport, SessionReport
+from tasks.reports import JobReport, PipelineReport, SessionReport, SweepReport
 from trackers.errors import NotEligibleError, SessionDataError
 from trackers.graph import MANAGER_ID, PYTHON, Graph, Stage
+from trackers.lock import Holder
 from trackers.manager import manager_id_of_flow_run
 from trackers.names import ProcessingPipelines, ProcessingStatus
+from trackers.processes import ProcessIdentity
 
 P = ParamSpec("P")
-R = TypeVar("R", PipelineReport, SessionReport)
+R = TypeVar("R", PipelineReport, SessionReport, SweepReport)
 
 _STATUS = {
     "succeeded": ProcessingStatus.SUCCEEDED,
@@ -139,7 +142,21 @@ async def _regenerate(outermost: _Outermost) -> tuple[PipelineReport, ...]:
     return tuple([await manifest(project=project, server=server) for project, server in projects.items()])
 
 
-def _state(report: PipelineReport | SessionReport) -> Any:
+def manifest_later(project: str, server: ComputeServer) -> None:
+    """Have the outermost flow regenerate a project's manifest at its end."""
+    if (outermost := _outermost.get()) is not None:
+        outermost.projects[project] = server
+
+
+def this_holder(requested_by: str, what: str) -> Holder:
+    """Describe this flow run as the holder of a lock, in the name of the outermost one."""
+    run, outermost = _flow_run(), _outermost.get()
+    return holder(
+        run.flow_run_id, run.name, outermost.flow_run_id if outermost else run.flow_run_id, requested_by, what
+    )
+
+
+def _state(report: PipelineReport | SessionReport | SweepReport) -> Any:
     return (Completed if report.succeeded else Failed)(message=report.sentence, data=report)
 
 
@@ -192,9 +209,8 @@ class Run:
             assert self.skipped is not None  # noqa: S101 - without a lease there is a reason
             return self.skipped
         started = time.monotonic()
-        outermost = _outermost.get()
-        if outermost is not None and self.pipeline is not ProcessingPipelines.MANIFEST:
-            outermost.projects[self.target["project"]] = self.server
+        if self.pipeline is not ProcessingPipelines.MANIFEST:
+            manifest_later(self.target["project"], self.server)
         try:
             view = await self._followed(self.server.with_resources(self.pipeline.name.lower(), Graph(stages)))
         except asyncio.CancelledError:
@@ -218,6 +234,8 @@ class Run:
             "reprocess": self.reprocess,
             "requested_by": self.requested_by,
             "flow_run_id": _flow_run().flow_run_id,
+            "prefect_api": PREFECT_API_URL.value() or "",
+            "process": asdict(ProcessIdentity.of_this_process()),
         }
         view = await to_the_end(carried_out(submit, self.lease, request, graph))
         async with Submitted(self.lease, view) as submitted:
@@ -292,10 +310,7 @@ async def session_lease(
     Raises:
         SessionLockedError: somebody else works on it.
     """
-    run, outermost = _flow_run(), _outermost.get()
-    outermost_id = outermost.flow_run_id if outermost else run.flow_run_id
-    who = holder(run.flow_run_id, run.name, outermost_id, requested_by, what)
-    async with leased(connection.client, connection.target, wish, who) as lease:
+    async with leased(connection.client, connection.target, wish, this_holder(requested_by, what)) as lease:
         yield lease
 
 

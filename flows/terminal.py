@@ -122,7 +122,7 @@ def history_page(page: dict[str, Any]) -> str:
         outputs = f"{len(result['outputs'])} outputs, {sum(int(o['size']) for o in result['outputs']):,} bytes"
         raw_data = result["inputs"].get("raw_data_checksum") or "unknown"
         lines += [
-            f"  {result['pipeline'].lower()}: {result['ended'][:19]} UTC, asked for by {result['requested_by'] or '?'}",
+            f"  {result['pipeline'].lower()}: {result['ended'][:19]} UTC, asked for by {_asked_for(result)}",
             f"    settings {result['settings'] or 'none'}; versions {versions}",
             f"    from raw_data with checksum {raw_data}; {outputs}",
             *(f"    note: {note}" for note in result["notes"]),
@@ -132,10 +132,14 @@ def history_page(page: dict[str, Any]) -> str:
         if "problem" in row:
             lines.append(f"  {row['name']}: {row['problem']}")
             continue
-        asked = f", asked for by {row['requested_by']}" if row["requested_by"] else ""
+        asked = f", asked for by {_asked_for(row)}" if row["requested_by"] else ""
         lines.append(f"  {row['opened'][:19]} {row['name']} {row['status']}{asked}")
         lines += [f"    {job}: {'; then '.join(attempts)}" for job, attempts in row["jobs"].items()]
     return "\n".join(lines)
+
+
+def _asked_for(record: dict[str, Any]) -> str:
+    return f"{record['requested_by']} (unverified)" if record["requested_by"] else "?"
 
 
 def report_table(reports: list[Any]) -> str:

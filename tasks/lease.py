@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -21,10 +22,11 @@ from tasks.outcome import carried_out, in_sentences, to_the_end
 from trackers.errors import LoginNeededError, SessionLockedError, StaleLeaseError, UnreachableError
 from trackers.lock import Holder
 from trackers.manager import NOBODY, manager_id_of_flow_run
-from trackers.ownership import FlowRunFact, owner_liveness
+from trackers.ownership import SWEEP, FlowRunFact, Liveness, owner_liveness
 from trackers.processes import ProcessIdentity
 
 ABANDON_SECONDS, RELEASE_SECONDS = 10.0, 300.0  # for a server that is out of reach at a flow's end
+SWEEP_SECONDS, SWEEP_PAUSE_SECONDS = 120.0, 0.2  # how long a sweeper is waited for, and between looks
 logger = logging.getLogger("sessionflow")
 
 
@@ -53,6 +55,9 @@ class Lease:
         """Ask as the holder of this lease, but give up on a server that is out of reach for so long."""
         return await self.client.ask_within(seconds, call, **self.target, incarnation=self.incarnation, **arguments)
 
+
+Asked = dict[tuple[str, str], tuple[FlowRunFact, str]]
+"""What Prefect has said of flow runs, by API and id."""
 
 _lease: ContextVar[Lease | None] = ContextVar("lease", default=None)
 
@@ -103,18 +108,15 @@ async def _taken(client: Client, target: dict[str, str], wish: dict[str, dict[st
 @in_sentences
 async def take_lock(client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder) -> Lease:
     """Take the session's lock, from a dead owner where facts say that it is dead."""
-    try:
-        granted = await _acquire(client, target, wish, who, None)
-    except SessionLockedError as refusal:
-        found = await client.ask("lock_show", **target)
-        if found["manager_id"] in (None, NOBODY):
-            raise
-        liveness, words = await _liveness(found["holder"])
-        if liveness != "dead":
-            raise SessionLockedError(f"{refusal}\n{words}{_live_jobs(found)}") from None
-        dead = {"manager_id": found["manager_id"], "holder": found["holder"]}
-        granted = await _acquire(client, target, wish, who, dead)
-    return Lease(client, target, int(granted["manager_id"]), str(granted["incarnation"]))
+    patience = time.monotonic() + SWEEP_SECONDS
+    while True:
+        try:
+            granted = await _granted(client, target, wish, who)
+            return Lease(client, target, int(granted["manager_id"]), str(granted["incarnation"]))
+        except SessionLockedError:
+            if time.monotonic() > patience or not await _in_passing(client, target):
+                raise
+        await asyncio.sleep(SWEEP_PAUSE_SECONDS)
 
 
 @task(name="release", task_run_name="release", persist_result=False, cache_policy=NO_CACHE)
@@ -152,6 +154,30 @@ def holder(flow_run_id: str, flow_run_name: str, outermost_run_id: str, requeste
     )
 
 
+async def _granted(
+    client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder
+) -> dict[str, Any]:
+    try:
+        return await _acquire(client, target, wish, who, None)
+    except SessionLockedError as refusal:
+        found = await client.ask("lock_show", **target)
+        if found["manager_id"] in (None, NOBODY):
+            raise
+        word, words = await liveness(found["holder"])
+        if word != "dead":
+            raise SessionLockedError(f"{refusal}\n{words}{_live_jobs(found)}") from None
+        dead = {"manager_id": found["manager_id"], "holder": found["holder"]}
+        return await _acquire(client, target, wish, who, dead)
+
+
+async def _in_passing(client: Client, target: dict[str, str]) -> bool:
+    """Tell whether a session was held by a sweeper only, which gives it back at once, or has been given back."""
+    found = await client.ask("lock_show", **target)
+    if found["manager_id"] == NOBODY:
+        return not found["live_jobs"]  # else it was the jobs that did not admit us
+    return found["holder"] is not None and found["holder"]["pipeline"] == SWEEP
+
+
 async def _acquire(
     client: Client, target: dict[str, str], wish: dict[str, Any], who: Holder, dead: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -159,13 +185,24 @@ async def _acquire(
     return granted
 
 
-async def _liveness(details: dict[str, Any] | None) -> tuple[str, str]:
-    """Tell whether a lock's owner is dead, and what was asked, in words."""
+async def liveness(details: dict[str, Any] | None, asked: Asked | None = None) -> tuple[Liveness, str]:
+    """Tell whether the owner of a lock or record is dead, and what was asked, in words.
+
+    Args:
+        details: what the holder file, or a project's record, says of it; None where it says nothing.
+        asked: what has been asked already; each flow run is asked about once.
+    """
     if details is None:
         return "unknown", "Nothing could be asked about it."
+    if details.get("abandoned"):
+        return "dead", "It said itself that it has left."
     identity = details.get("process")
     gone = ProcessIdentity(**identity).gone() if identity else None
-    fact, said = await _flow_run(str(details.get("prefect_api") or ""), str(details.get("flow_run_id") or ""))
+    run = str(details.get("prefect_api") or ""), str(details.get("flow_run_id") or "")
+    asked = {} if asked is None else asked
+    if run not in asked:
+        asked[run] = await _flow_run(*run)
+    fact, said = asked[run]
     process = {True: "has ended", False: "lives", None: "cannot be asked about from this computer"}[gone]
     return owner_liveness(fact, gone), f"Prefect says of its flow run: {said}; its process {process}."
 

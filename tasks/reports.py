@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from trackers.names import ProcessingPipelines, ProcessingStatus
 
@@ -98,3 +99,80 @@ class SessionReport:
     def of(self, pipeline: ProcessingPipelines) -> PipelineReport | None:
         """Return one pipeline's report, None where it was not considered."""
         return next((report for report in self.pipelines if report.pipeline is pipeline), None)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a manager left behind.
+
+    Attributes:
+        target: PROJECT or PROJECT/ANIMAL/SESSION.
+        found: what it is, and the facts by which that was decided.
+        outcome: "found": it can be repaired; "repaired"; "left": to a rerun or the next sweep; "person": no sweep may
+            touch it; "failed": its repair was begun and could not be finished.
+        words: what is to be done, was done, or why nothing was.
+    """
+
+    target: str
+    found: str
+    outcome: Literal["found", "repaired", "left", "person", "failed"]
+    words: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The finding in one line."""
+        return f"{self.target}: {self.found} {_OUTCOMES[self.outcome]}{self.words}".rstrip()
+
+
+_OUTCOMES = {
+    "found": "To do: ",
+    "repaired": "Done: ",
+    "left": "Left as it is: ",
+    "person": "",
+    "failed": "It could not be repaired: ",
+}
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep found and did.
+
+    Attributes:
+        sessions: how many were looked at.
+        notes: on manifests that could not be regenerated.
+    """
+
+    sessions: int
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether everything that was begun was finished."""
+        return not self.notes and all(finding.outcome != "failed" for finding in self.findings)
+
+    @property
+    def sentence(self) -> str:
+        """The report in one line: how many of each outcome."""
+        kinds = ("failed", "repaired", "found", "left", "person")
+        counts = {kind: sum(finding.outcome == kind for finding in self.findings) for kind in kinds}
+        said = [f"{count} {_COUNTED[kind]}" for kind, count in counts.items() if count]
+        return f"{self.sessions} sessions looked at: {', '.join(said) or 'nothing was left behind'}"
+
+    @property
+    def page(self) -> str:
+        """The whole report, a line for each finding."""
+        return "\n".join([*(finding.sentence for finding in self.findings), *self.notes, f"{self.sentence}."])
+
+    def with_manifests(self, manifests: tuple[PipelineReport, ...]) -> SweepReport:
+        """Return the report with a note on each manifest that could not be regenerated."""
+        return replace(self, notes=tuple(report.sentence for report in manifests if not report.succeeded))
+
+
+_COUNTED = {
+    "failed": "could not be repaired",
+    "repaired": "repaired",
+    "found": "to repair",
+    "left": "left to a rerun or the next sweep",
+    "person": "for a person to decide",
+}

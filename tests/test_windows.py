@@ -15,6 +15,8 @@ MANAGER_SIDE = (
     "tasks.ssh",
     "tasks.ssh_dial",
     "tasks.ssh_direct",
+    "flows.cli_sweep",
+    "flows.sweep",
 )
 
 

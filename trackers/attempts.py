@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from trackers.retries import limit
+from trackers.retries import limit, next_resources
 from trackers.scheduler import Handed
 from trackers.script import LEFT_EXIT_CODES
 from trackers.states import ExitRecord, JobState, Sighting, judge
@@ -15,6 +15,7 @@ from trackers.submission import Attempt, Submission, Usage, now
 from trackers.tracker import FRESH, TrackerState
 
 REFUSED = "Slurm refused it"
+UNATTENDED = "it was not tried again, for its manager had died"
 
 
 def judged(
@@ -80,7 +81,11 @@ def closed(submission: Submission) -> Submission:
         return replace(submission, status="succeeded", ended=now())
     for name in submission.attempts:
         last = submission.last(name)
-        if (words := limit(last.state, last.resources)) and words not in last.reason:
+        if submission.orphaned and next_resources(last.state, last.number, last.resources) is not None:
+            words = UNATTENDED
+        else:
+            words = limit(last.state, last.resources)
+        if words and words not in last.reason:
             submission = submission.with_attempt(name, replace(last, reason=f"{last.reason}; {words}".lstrip("; ")))
     return replace(submission, status="aborted" if submission.cancelling else "failed", ended=now())
 

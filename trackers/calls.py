@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from trackers import environments, facts, leases
+from trackers import environments, facts, leases, sweep
 from trackers.errors import BadInputError
 from trackers.graph import Graph
 from trackers.lock import Holder, LockState
@@ -80,14 +80,8 @@ def why(arguments: dict[str, Any]) -> dict[str, Any]:
 def lock_acquire(arguments: dict[str, Any]) -> dict[str, Any]:
     """Take a session's lock, from a dead owner where `dead` says whom."""
     target = _target(arguments)
-    dead = arguments.get("dead")
-    holder = leases.acquire(
-        target,
-        _holder(arguments["holder"]),
-        dict(arguments.get("wish") or {}),
-        LockState(dead["manager_id"], _holder(dead["holder"]) if dead.get("holder") else None) if dead else None,
-    )
-    return asdict(holder)
+    dead = _lock_state(arguments["dead"]) if arguments.get("dead") else None
+    return asdict(leases.acquire(target, _holder(arguments["holder"]), dict(arguments.get("wish") or {}), dead))
 
 
 def lock_update(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +129,8 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
         reprocess=bool(arguments.get("reprocess")),
         requested_by=str(arguments.get("requested_by") or ""),
         flow_run_id=str(arguments.get("flow_run_id") or ""),
+        prefect_api=str(arguments.get("prefect_api") or ""),
+        process=_process(arguments.get("process")),
     )
     submission = work.submit(request)
     if target.session:
@@ -184,6 +180,17 @@ def finish(arguments: dict[str, Any]) -> dict[str, Any]:
         int(arguments["number"]), keep_logs=bool(arguments.get("keep_logs")), facts=dict(arguments.get("facts") or {})
     )
     return view(work, submission)
+
+
+def sweep_look(arguments: dict[str, Any]) -> dict[str, Any]:
+    """List what dead managers may have left behind, of some projects or of all."""
+    return sweep.look(_site(arguments), [str(project) for project in arguments.get("projects") or ()])
+
+
+def sweep_repair(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Repair one session, or close one manifest, whose owner was found dead."""
+    seen = _lock_state(arguments["seen"]) if arguments.get("seen") else None
+    return sweep.repair(_target(arguments), int(arguments.get("number") or 0), seen, _holder(arguments["holder"]))
 
 
 def view(work: Work, submission: Submission) -> dict[str, Any]:
@@ -258,11 +265,18 @@ def _pipeline(arguments: dict[str, Any]) -> ProcessingPipelines:
         raise BadInputError(f"{name!r} is no pipeline; known are {known}. Nothing was done.") from None
 
 
+def _lock_state(data: dict[str, Any]) -> LockState:
+    return LockState(data["manager_id"], _holder(data["holder"]) if data.get("holder") else None)
+
+
+def _process(data: dict[str, Any] | None) -> ProcessIdentity | None:
+    return ProcessIdentity(**data) if data else None
+
+
 def _holder(data: dict[str, Any]) -> Holder:
     known = {f.name for f in fields(Holder)}
     values = {key: value for key, value in data.items() if key in known}
-    process = values.get("process")
-    values["process"] = ProcessIdentity(**process) if process else None
+    values["process"] = _process(values.get("process"))
     values["submissions"] = tuple(values.get("submissions") or ())
     if not values.get("user"):
         values["user"] = this_account()
@@ -276,5 +290,6 @@ CALLS: dict[str, Call] = {
         *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
         *(tracker_show, tracker_reset),
         *(submit, watch, cancel_all, finish),
+        *(sweep_look, sweep_repair),
     )
 }

@@ -33,7 +33,9 @@ def acquire(
     admission = admit(_open_submissions(target), _digests(target, wish), holder.manager_id, this_account())
     if admission.refusal:
         raise SessionLockedError(f"{target.name} cannot be taken: {admission.refusal}. Nothing was changed.")
-    state = target.lock.read() if dead is None else dead
+    found = target.lock.read()
+    asked_before = found.holder is not None and found.holder.incarnation == holder.incarnation  # the answer was lost
+    state = found if dead is None or asked_before else dead
     if dead is None and not _ours(state, holder):
         raise SessionLockedError(target.lock.refusal(state, f"Manager {holder.manager_id} was refused"))
     holder = replace(holder, manager_id=admission.manager_id, target=target.name)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 Liveness = Literal["dead", "alive", "unknown"]
+SWEEP = "sweep"  # what a lock that a sweeper holds for a moment is for
 
 
 class FlowRunFact(StrEnum):

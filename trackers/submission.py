@@ -19,6 +19,7 @@ from trackers.errors import TrackerCorruptError
 from trackers.files import atomic_write, locked, make_directory, read_file
 from trackers.graph import Graph, Job, Resources
 from trackers.names import ProcessingPipelines
+from trackers.processes import ProcessIdentity
 from trackers.retries import next_resources
 from trackers.states import NEVER_SATISFIED, JobState
 
@@ -102,6 +103,9 @@ class Submission:
         digest: see `digest_of`.
         manager_id: the manager whose id the jobs carry.
         account: who runs the jobs on the server.
+        orphaned: it was closed in the place of a manager that had died: nothing of it was tried again.
+        requested_by: who asked for it, as they say; not verified.
+        process, prefect_api: of the manager, see `trackers.lock.Holder`; a project has no lock that would say so.
     """
 
     id: str
@@ -120,8 +124,11 @@ class Submission:
     ended: str = ""
     reason: str = ""
     cancelling: bool = False
+    orphaned: bool = False
     requested_by: str = ""
     flow_run_id: str = ""
+    prefect_api: str = ""
+    process: ProcessIdentity | None = None
 
     @property
     def open(self) -> bool:
@@ -162,7 +169,7 @@ class Submission:
     def next_resources(self, job: str) -> Resources | None:
         """Return what a job's next attempt is to ask for; None where it has not ended, or is not tried again."""
         last = self.last(job)
-        if not self.open or self.cancelling or not last.state.ended or self.succeeded(job):
+        if not self.open or self.cancelling or self.orphaned or not last.state.ended or self.succeeded(job):
             return None
         if last.never_began and last.reason == NEVER_SATISFIED:  # a site that clears dependents away after a failure
             return None if self.waits_for_a_failure(job) else last.resources
@@ -207,6 +214,7 @@ class Submission:
                 "pipeline": ProcessingPipelines[data["pipeline"]],
                 "graph": Graph.from_json(data["graph"]),
                 "attempts": {job: tuple(map(_attempt, attempts)) for job, attempts in data["attempts"].items()},
+                "process": ProcessIdentity(**data["process"]) if data.get("process") else None,
             }
         )
 

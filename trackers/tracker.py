@@ -171,7 +171,7 @@ class ProcessingTracker:
             raise TrackerOwnedError(
                 f"{self.file_path} is running under manager {state.manager_id} and cannot be {verb} by manager "
                 f"{manager_id}. Nothing was changed. Wait for that manager; if it is gone for good: "
-                f"{_reset_command(self.file_path)}"
+                f"{reset_command(self.file_path)}"
             )
         return state.running
 
@@ -209,7 +209,7 @@ def _parse(path: Path) -> TrackerState:
 
 
 def _parse_yaml(content: bytes, path: Path) -> TrackerState:
-    remedy = f"Look at it, then reset it with: {_reset_command(path)}"
+    remedy = f"Look at it, then reset it with: {reset_command(path)}"
     data = parse_yaml(content, path, remedy)
 
     def flag(key: str) -> bool:
@@ -236,7 +236,8 @@ def _parse_yaml(content: bytes, path: Path) -> TrackerState:
     return state
 
 
-def _reset_command(path: Path) -> str:
+def reset_command(path: Path) -> str:
+    """Return the command with which a person resets a tracker file."""
     pipeline, directory = TrackerFileNames(path.name).name.lower(), path.absolute().parent
     if directory.name == "tracking_data":
         return f"sessionflow tracker reset {shlex.quote(str(directory.parent))} {pipeline}"

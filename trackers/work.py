@@ -11,7 +11,7 @@ from trackers.errors import SessionLockedError, SubmissionError, TrackerOwnedErr
 from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job
 from trackers.names import ProcessingPipelines
-from trackers.processes import this_account
+from trackers.processes import ProcessIdentity, this_account
 from trackers.results import write_result
 from trackers.scheduler import Scheduler, scheduler_of
 from trackers.script import job_script, parse_exit_record
@@ -41,6 +41,8 @@ class Request:
     reprocess: bool = False
     requested_by: str = ""
     flow_run_id: str = ""
+    prefect_api: str = ""
+    process: ProcessIdentity | None = None
 
 
 class Work:
@@ -74,7 +76,7 @@ class Work:
             if self.pipeline in PROJECT_PIPELINES or current is None or not self._continues(current, digest, request):
                 submission = self._opened(current, digest, request)
             else:
-                submission = self._continued(self._judged(current), request)
+                submission = self._continued(self.judged(current), request)
             self.folder.save(submission)  # intent is on disk before the scheduler hears of it
             self.write_tracker(submission)
         return self._start(submission)
@@ -120,7 +122,7 @@ class Work:
             submission = self.folder.read(number)
             if not submission.open:
                 return True
-            if submission.account != this_account() and os.geteuid() != 0 and self.running(self._judged(submission)):
+            if submission.account != this_account() and os.geteuid() != 0 and self.running(self.judged(submission)):
                 raise SessionLockedError(
                     f"The jobs of {submission.name} on {self.target.name} run under the account {submission.account}, "
                     f"and {this_account()} cannot end them. Nothing was changed. Ask {submission.account} to."
@@ -130,20 +132,26 @@ class Work:
                 self.folder.save(submission)  # from now on nothing of it is started
         return self.scheduler(submission).cancel(self.folder, submission)
 
-    def finish(self, number: int, *, keep_logs: bool, facts: dict[str, Any]) -> Submission:
+    def finish(self, number: int, *, keep_logs: bool, facts: dict[str, Any], orphaned: bool = False) -> Submission:
         """Close a submission none of whose jobs runs: result record, tracker, and the logs of a success.
+
+        Args:
+            number: which one.
+            keep_logs: also after a success.
+            facts: what the manager adds to the result record.
+            orphaned: no manager looks after it any more: what it would have tried again is not.
 
         Raises:
             SubmissionError: a job still runs or waits, or the scheduler still has one that will never start.
         """
-        submission = self.folder.read(number)
+        submission = replace(self.folder.read(number), orphaned=orphaned)
         usage = self._clear(submission) if submission.open else {}
         with self.folder.lock():
             submission = self.folder.read(number)
             if not submission.open:
                 self.write_tracker(submission)  # an earlier manager may have died between the two
                 return submission
-            submission = self._judged(submission)
+            submission = self.judged(replace(submission, orphaned=orphaned))
             if running := self.running(submission):
                 self.folder.save(submission)
                 raise SubmissionError(f"{submission.name} cannot be closed: {', '.join(running)} still run or wait.")
@@ -165,7 +173,7 @@ class Work:
     def _continues(self, current: Submission, digest: str, request: Request) -> bool:
         if current.digest == digest:
             return current.status != "succeeded" and not (request.reprocess and not current.open)
-        if current.open and self.running(self._judged(current)):
+        if current.open and self.running(self.judged(current)):
             raise SubmissionError(
                 f"{self.pipeline} of {self.target.name} was started with other settings, and its jobs still run or "
                 "wait. Nothing was submitted. Wait for them, or end them with: sessionflow cancel"
@@ -174,7 +182,7 @@ class Work:
 
     def _opened(self, current: Submission | None, digest: str, request: Request) -> Submission:
         if current is not None and current.open and self.pipeline not in PROJECT_PIPELINES:
-            self.folder.save(closed(replace(self._judged(current), cancelling=True)))
+            self.folder.save(closed(replace(self.judged(current), cancelling=True)))
         return new_submission(
             request.graph,
             number=(current.number if current else 0) + 1,
@@ -187,6 +195,8 @@ class Work:
             scheduler=self.target.site.scheduler,
             requested_by=request.requested_by,
             flow_run_id=request.flow_run_id,
+            prefect_api=request.prefect_api,
+            process=request.process,
         )
 
     def _continued(self, current: Submission, request: Request) -> Submission:
@@ -197,8 +207,11 @@ class Work:
             ended="",
             reason="",
             cancelling=False,
+            orphaned=False,
             requested_by=request.requested_by,
             flow_run_id=request.flow_run_id,
+            prefect_api=request.prefect_api,
+            process=request.process,
             manager_id=request.manager_id,
         )
         wanted = {job.name: job.resources for job in request.graph.jobs()}
@@ -246,7 +259,7 @@ class Work:
 
     def _refreshed(self, submission: Submission, *, retry: bool = False) -> Submission:
         """Judge, plan the next attempts where asked to, and save what has changed; the lock is held."""
-        judged_now = self._judged(submission)
+        judged_now = self.judged(submission)
         if retry:
             judged_now = with_retries(judged_now)
         if judged_now != submission:
@@ -254,7 +267,7 @@ class Work:
             self.write_tracker(judged_now)
         return judged_now
 
-    def _judged(self, submission: Submission) -> Submission:
+    def judged(self, submission: Submission) -> Submission:
         """Return the submission with every job's state as the facts have it now."""
         scheduler = self.scheduler(submission)
         attempts = [(job.name, submission.last(job.name)) for job in submission.live_jobs()]
@@ -264,6 +277,8 @@ class Work:
             record = exit_record(files, sightings[name])
             grace = scheduler.grace_seconds if record is None and sightings[name].kind == "seen" else 0.0
             changed = judged(attempt, record, sightings[name], grace, cancelling=submission.cancelling)
+            if changed.state is JobState.LOST:
+                files.revoke()  # should it turn up after all, it must not begin
             submission = submission.with_attempt(name, changed)
         return submission
 
@@ -274,13 +289,19 @@ class Work:
             SubmissionError: it could not be told.
         """
         scheduler = self.scheduler(submission)
-        never = [job for job in self.blocked(submission) if submission.last(job).state is not JobState.PLANNED]
+        never = [job for job in self.blocked(submission) if self._may_be_handed_over(submission, job)]
         if never and not submission.cancelling and not scheduler.clear(self.folder, submission, never):
             raise SubmissionError(
                 f"{submission.name} cannot be closed yet: {', '.join(never)} will never start, but could not be taken "
                 "away from the scheduler."
             )
         return scheduler.usage(submission)
+
+    def _may_be_handed_over(self, submission: Submission, job: str) -> bool:
+        """Whether the scheduler has a job, or may have it although its answer was lost."""
+        attempt = submission.last(job)
+        files = self.folder.attempt_files(submission, job, attempt.number)
+        return attempt.state is not JobState.PLANNED or files.handed_over.exists()
 
     def _own_usage(self, submission: Submission) -> dict[str, Usage]:
         """Return what the jobs' own records say that they took."""

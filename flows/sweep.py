@@ -1,0 +1,42 @@
+"""The sweeper: what managers that are dead left behind gets its true state."""
+
+from __future__ import annotations
+
+from prefect.logging import get_run_logger
+
+from flows.pipeline import manifest_later, pipeline_flow, this_holder
+from tasks.client import connected
+from tasks.compute_server import ComputeServer, this_computer
+from tasks.reports import SweepReport
+from tasks.sweep import swept
+from trackers.ownership import SWEEP
+
+
+@pipeline_flow(name="sweep", run_name="sweep")
+async def sweep(
+    projects: list[str] | None = None,
+    server: ComputeServer | None = None,
+    repair: bool = True,
+    requested_by: str = "",
+) -> SweepReport:
+    """Find locks, trackers and submissions whose manager is dead, say what they are, and repair them.
+
+    What has ended gets its true state; jobs that can never start are cancelled; jobs that run, or cannot be asked
+    about, are left to a rerun or the next sweep. What belongs to a manager that lives, or cannot be asked about, is
+    never touched.
+
+    Args:
+        projects: The projects' names; none: all that the server has.
+        server: Where the data lies and the jobs run; none: this computer.
+        repair: Repair what was found; otherwise only say what would be done.
+        requested_by: Who asks; shown with the lock, unverified.
+    """
+    server = server or this_computer()
+    async with connected(server) as client:
+        report = await swept(client, projects or (), (lambda: this_holder(requested_by, SWEEP)) if repair else None)
+    logger = get_run_logger()
+    for finding in report.findings:
+        logger.info("%s", finding.sentence)
+        if finding.outcome == "repaired":
+            manifest_later(finding.target.split("/")[0], server)
+    return report

@@ -1,0 +1,287 @@
+"""What managers that are gone left behind: found in one look over all sessions, repaired one session at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from trackers import leases
+from trackers.attempts import closed
+from trackers.errors import BadInputError, SessionflowError, SubmissionError
+from trackers.facts import sessions_of
+from trackers.layout import SHARED_ASSET_FOLDERS
+from trackers.lock import Holder, LockState
+from trackers.manager import NOBODY
+from trackers.names import ProcessingPipelines, validate_name
+from trackers.processes import this_account
+from trackers.scheduler import Scheduler
+from trackers.site import Site
+from trackers.states import JobState, Sighting
+from trackers.submission import Submission
+from trackers.targets import PROJECT_PIPELINES, Target
+from trackers.tracker import reset_command
+from trackers.work import Work
+
+_CLOSE, _RELEASE = "close", "release the lock"
+_NOWHERE = "the scheduler does not know it, and it may still turn up"
+
+
+@dataclass
+class Candidate:
+    """A session, or one manifest of a project, that may have been left behind; who owns it the manager asks.
+
+    Attributes:
+        number: of the submission, for a project's manifest; a session has one owner for everything, and 0 here.
+        lock: of a session; "corrupt" where it cannot be read.
+        owner: what the holder file or the record says of the owner; None where it says nothing.
+        who: the same, for people.
+        plan: what is to be done if the owner is dead, or nobody.
+        hindrances: why it cannot be done now.
+        reports: what no sweeper may touch, each with the command that clears it.
+    """
+
+    target: Target
+    number: int = 0
+    lock: LockState | None = None
+    owner: dict[str, Any] | None = None
+    who: str = ""
+    plan: list[str] = field(default_factory=list)
+    hindrances: list[str] = field(default_factory=list)
+    reports: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data; `seen` is what a repair compares before it swaps."""
+        names = {"project": self.target.project, "animal": self.target.animal, "session": self.target.session}
+        seen = {"manager_id": self.lock.manager_id, "holder": self.owner} if self.lock is not None else None
+        told = {key: getattr(self, key) for key in ("number", "owner", "who", "plan", "hindrances", "reports")}
+        return {**names, "name": self.target.name, "seen": seen, **told}
+
+
+def look(site: Site, projects: Collection[str]) -> dict[str, Any]:
+    """Return every session and manifest that may have been left behind, of some projects or of all; changes nothing.
+
+    Each scheduler is asked once. What one session hides does not hide the others.
+
+    Raises:
+        NotFoundError: there is no such project.
+    """
+    targets = [target for project in projects or _projects(site) for target in _targets(site, project)]
+    _ask(found for target in targets for found in _open_work(target))
+    found = [candidate.to_json() for target in targets for candidate in candidates(target)]
+    return {"sessions": sum(bool(target.session) for target in targets), "candidates": found}
+
+
+def repair(target: Target, number: int, seen: LockState | None, holder: Holder) -> dict[str, Any]:
+    """Give what a dead manager left behind its true state, under a lease that is taken from exactly the seen owner.
+
+    Returns:
+        what was `done`, or why everything was `left` as it is.
+
+    Raises:
+        SessionLockedError: somebody else was faster; nothing was changed.
+    """
+    _ask(_open_work(target))
+    for work, submission in _open_work(target):
+        work.refresh(submission.number)  # deadlines run from when something was first seen
+    candidate = next((c for c in candidates(target) if c.number == number), None)
+    if candidate is None or candidate.hindrances:
+        return {"done": [], "left": candidate.hindrances if candidate else ["it has been repaired meanwhile"]}
+    done = [step for step in candidate.plan if not step.startswith((_CLOSE, _RELEASE))]
+    if not target.session:
+        return {"done": [*done, *_close(target, number)], "left": []}
+    wish = {submission.pipeline.name: submission.settings for _, submission in _open_work(target)}
+    granted = leases.acquire(target, holder, wish, seen)  # also corrects trackers
+    try:
+        done += _close(target)
+    except BaseException as error:
+        with contextlib.suppress(SessionflowError, OSError):
+            target.lock.update(granted.incarnation, abandoned=f"the sweeper could not finish: {error}")
+        raise
+    target.lock.release(granted.manager_id, granted.incarnation)
+    return {"done": [*done, *([_RELEASE] if _RELEASE in candidate.plan else [])], "left": []}
+
+
+def candidates(target: Target) -> list[Candidate]:
+    """Return what may have been left behind of one session or project; nothing where all is in order."""
+    try:
+        files = {path.name for path in target.state_directory.iterdir()}
+        found = [_session(target, files)] if target.session else list(_manifests(target, files))
+    except FileNotFoundError:
+        return []
+    except (SessionflowError, OSError) as error:
+        found = [Candidate(target, reports=[_words(error)])]
+    return [c for c in found if c.plan or c.hindrances or c.reports or (c.lock is not None and not c.lock.free)]
+
+
+def _session(target: Target, files: set[str]) -> Candidate:
+    candidate = Candidate(target)
+    try:
+        candidate.lock = target.lock.read()
+        candidate.who = candidate.lock.describe()
+        candidate.owner = asdict(candidate.lock.holder) if candidate.lock.holder else None
+    except (SessionflowError, OSError) as error:
+        candidate.reports.append(_words(error))
+    current = _current_submissions(candidate) if "submissions" in files else {}
+    for submission in current.values():
+        if submission.open:
+            _consider(candidate, Work(target, submission.pipeline), submission)
+    for pipeline in ProcessingPipelines:
+        if pipeline not in PROJECT_PIPELINES and target.paths.tracker(pipeline).name in files:
+            _consider_tracker(candidate, pipeline, current.get(pipeline))
+    if candidate.lock is not None and not candidate.lock.free:
+        candidate.plan.append(_RELEASE)
+    return candidate
+
+
+def _current_submissions(candidate: Candidate) -> dict[ProcessingPipelines, Submission]:
+    found = {}
+    for pipeline, folder in candidate.target.all_submissions().items():
+        try:
+            if (submission := folder.current()) is not None:
+                found[pipeline] = submission
+        except (SessionflowError, OSError) as error:
+            candidate.reports.append(_words(error))
+            candidate.hindrances.append(f"a record of {pipeline} cannot be read")
+    return found
+
+
+def _manifests(target: Target, files: set[str]) -> Iterator[Candidate]:
+    """Yield a project's open submissions, which have an owner each: a project is not locked."""
+    if target.project_paths.manifest_tracker.name in files:
+        try:
+            target.tracker(ProcessingPipelines.MANIFEST).read()
+        except (SessionflowError, OSError) as error:
+            yield Candidate(target, reports=[_words(error)])
+    for pipeline, folder in target.all_submissions().items():
+        for number in folder.numbers():
+            try:
+                submission = folder.read(number)
+            except (SessionflowError, OSError) as error:
+                yield Candidate(target, reports=[_words(error)])
+                continue
+            if submission.open:
+                process = asdict(submission.process) if submission.process else None
+                owner = {"process": process, "prefect_api": submission.prefect_api}
+                candidate = Candidate(target, number, owner={**owner, "flow_run_id": submission.flow_run_id})
+                asked = f", asked for by {submission.requested_by} (unverified)" if submission.requested_by else ""
+                candidate.who = f"{submission.name} of manager {submission.manager_id}{asked}, open since "
+                candidate.who += submission.opened[:19]
+                _consider(candidate, Work(target, pipeline), submission)
+                yield candidate
+
+
+def _consider(candidate: Candidate, work: Work, submission: Submission) -> None:
+    """Add what is to be done about an open submission, and what hinders it."""
+    judged = work.judged(replace(submission, orphaned=True))
+    attempts = [(job.name, judged.last(job.name)) for job in judged.live_jobs()]
+    sightings = work.scheduler(judged).look(work.folder, judged, attempts)
+    standing = {job: _standing(work, judged, job, sightings[job]) for job, _ in attempts}
+    doubtful = [f"{job} ({judged.last(job).reason or _NOWHERE})" for job, how in standing.items() if how == "doubtful"]
+    running = [f"{job} {judged.last(job).state}" for job, how in standing.items() if how == "running"]
+    tail = [job for job, how in standing.items() if how == "tail"]
+    name = submission.name
+    if doubtful:
+        candidate.hindrances.append(f"of {name} could not be asked about: {', '.join(doubtful)}")
+    if running and not submission.cancelling:
+        candidate.hindrances.append(f"of {name} still run or wait: {', '.join(running)}")
+    if (tail or running) and submission.account != this_account() and os.geteuid() != 0:
+        candidate.hindrances.append(f"the jobs of {name} are the account {submission.account}'s, which can end them")
+    if running:
+        candidate.plan.append(f"end {', '.join(running)}: its cancel was interrupted")
+    if tail:
+        candidate.plan.append(f"cancel {', '.join(tail)}, which nothing will ever start")
+    candidate.plan.append(f"{_CLOSE} {name} as {closed(judged).status}")
+
+
+def _standing(work: Work, judged: Submission, job: str, sighting: Sighting) -> str:
+    """Tell how a job stands that has not ended: doubtful, running, or tail, which nothing will ever start."""
+    never = job in work.blocked(judged)
+    if sighting.kind == "unknown" or (sighting.kind == "absent" and not never):
+        return "doubtful"
+    return "tail" if never or judged.last(job).state is JobState.PLANNED else "running"
+
+
+def _consider_tracker(candidate: Candidate, pipeline: ProcessingPipelines, submission: Submission | None) -> None:
+    """Add a tracker that a manager left behind, or that no sweeper may touch."""
+    tracker = candidate.target.tracker(pipeline)
+    problem = ""
+    try:
+        state = tracker.read()
+    except (SessionflowError, OSError) as error:
+        problem = _words(error)
+    else:
+        if not state.running:
+            return
+        if submission is not None and state.manager_id == submission.manager_id:
+            if not submission.open:
+                candidate.plan.append(f"correct the tracker of {pipeline}: {submission.name} has {submission.status}")
+            return
+        if candidate.lock is not None and state.manager_id == candidate.lock.manager_id != NOBODY:
+            return  # its manager holds the lock; without it, it will be reported
+        problem = (
+            f"{tracker.file_path} is running under manager {state.manager_id}, which holds no lock and no record here. "
+            f"If that manager is gone for good: {reset_command(tracker.file_path)}"
+        )
+    candidate.reports.append(problem)
+    if submission is not None and submission.open:
+        candidate.hindrances.append(f"the tracker of {pipeline} is not its record's")
+
+
+def _close(target: Target, number: int = 0) -> list[str]:
+    """Close the open submissions of a session, or one of a project's; return what was done."""
+    done = []
+    for work, submission in _open_work(target):
+        if number not in (0, submission.number):
+            continue
+        if submission.cancelling and not work.cancel(submission.number):
+            raise SubmissionError(f"Processes of {submission.name} of {target.name} are left. Look for them there.")
+        closed_now = work.finish(submission.number, keep_logs=True, facts={}, orphaned=True)
+        done.append(f"{_CLOSE} {submission.name} as {closed_now.status}")
+    return done
+
+
+def _open_work(target: Target) -> Iterator[tuple[Work, Submission]]:
+    """Yield the open submissions that can be read."""
+    with contextlib.suppress(OSError):
+        for pipeline, folder in target.all_submissions().items():
+            numbers = folder.numbers()
+            for number in numbers if pipeline in PROJECT_PIPELINES else numbers[-1:]:
+                with contextlib.suppress(SessionflowError, OSError):
+                    submission = folder.read(number)
+                    if submission.open:
+                        yield Work(target, pipeline), submission
+
+
+def _ask(works: Iterable[tuple[Work, Submission]]) -> None:
+    """Ask each scheduler once about all open submissions."""
+    schedulers: dict[str, tuple[Scheduler, list[Submission]]] = {}
+    for work, submission in works:
+        schedulers.setdefault(submission.scheduler, (work.scheduler(submission), []))[1].append(submission)
+    for scheduler, submissions in schedulers.values():
+        scheduler.ask(submissions)
+
+
+def _projects(site: Site) -> list[str]:
+    """Return every folder of the storage volume that can be a project."""
+    site.volumes.check()
+    found = []
+    for path in sorted(site.volumes.storage.iterdir()):
+        with contextlib.suppress(BadInputError, OSError):
+            validate_name(path.name, "project")
+            if path.is_dir() and path.name not in SHARED_ASSET_FOLDERS:
+                found.append(path.name)
+    return found
+
+
+def _targets(site: Site, project: str) -> list[Target]:
+    target = Target.from_json(site, {"project": project})
+    return [target, *(Target(site, project, animal, session) for animal, session in sessions_of(target))]
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, SessionflowError):
+        return str(error)
+    return f"{getattr(error, 'filename', None) or 'The file system'}: {getattr(error, 'strerror', None) or error}"
