@@ -84,11 +84,13 @@ def repair(target: Target, number: int, seen: LockState | None, holder: Holder) 
         SessionLockedError: somebody else was faster; nothing was changed.
     """
     _ask(_open_work(target))
-    for work, submission in _open_work(target):
-        work.refresh(submission.number)  # deadlines run from when something was first seen
     candidate = next((c for c in candidates(target) if c.number == number), None)
-    if candidate is None or candidate.hindrances:
-        return {"done": [], "left": candidate.hindrances if candidate else ["it has been repaired meanwhile"]}
+    if candidate is None:
+        return {"done": [], "left": ["it has been repaired meanwhile"]}
+    if candidate.hindrances:
+        if not candidate.reports:  # else a tracker would be written that is not ours to write
+            _remember(target)
+        return {"done": [], "left": candidate.hindrances}
     done = [step for step in candidate.plan if not step.startswith((_CLOSE, _RELEASE))]
     if not target.session:
         return {"done": [*done, *_close(target, number)], "left": []}
@@ -241,6 +243,12 @@ def _close(target: Target, number: int = 0) -> list[str]:
         closed_now = work.finish(submission.number, keep_logs=True, facts={}, orphaned=True)
         done.append(f"{_CLOSE} {submission.name} as {closed_now.status}")
     return done
+
+
+def _remember(target: Target) -> None:
+    """Save what was seen of the jobs: deadlines run from when the server side first saw something."""
+    for work, submission in _open_work(target):
+        work.refresh(submission.number)
 
 
 def _open_work(target: Target) -> Iterator[tuple[Work, Submission]]:
