@@ -159,12 +159,10 @@ class Client:
         answer = await self._exchange_on(channel, "hello", {})
         if "error" in answer:
             raise _error(answer["error"])
-        there, here = answer["result"]["version"], metadata.version("sessionflow")
-        if there != here:
+        if old := _other_versions(answer["result"], metadata.version("sessionflow")):
             logger.warning(
-                "%s has version %s of sessionflow's server side, and this is %s. Bring it up to date with: "
-                "sessionflow server install %s",
-                *(self.server.label, there, here, self.server.name or "NAME"),
+                "%s has %s, and this is sessionflow %s. Bring it up to date with: sessionflow server install %s",
+                *(self.server.label, old, metadata.version("sessionflow"), self.server.name or "NAME"),
             )
         self._answered = True
 
@@ -208,6 +206,12 @@ async def connected(server: Server) -> AsyncIterator[Client]:
         if client.users == 0:
             clients.pop(key, None)
             await client.close()
+
+
+def _other_versions(hello: dict[str, Any], here: str) -> str:
+    """Return what on a server has another version than `here`, in words."""
+    found = {"its server side": hello["version"], **(hello.get("environments") or {})}
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version != here)
 
 
 async def _line(channel: Channel) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def installed() -> list[str]:
     root = Path(sys.prefix).parent
     if sys.prefix == sys.base_prefix or not (root / VERSIONS).is_dir():
         return []
-    return sorted(folder.name for folder in root.iterdir() if (folder / "bin" / "python").exists())
+    found = (entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    return sorted(name for name in found if os.path.exists(root / name / "bin" / "python"))  # noqa: PTH110 - never raises
 
 
 def versions(site: Site | None) -> dict[str, str]:
