@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
 from flows.cli import server_of
-from flows.terminal import history_page, status_table
+from flows.terminal import confirm, history_page, status_table
 from tasks.client import connected
 from tasks.servers import Server
 from trackers.errors import BadInputError
@@ -117,17 +116,3 @@ def ask(server: Server, call: str, **arguments: Any) -> Any:
             return await client.ask(call, **arguments)
 
     return asyncio.run(asked())
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """Go on only with a person's word.
-
-    Raises:
-        BadInputError: it was not given.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise BadInputError(f"{question} Nobody is there to answer; pass --yes. Nothing was changed.")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-        raise BadInputError("Nothing was changed.")

@@ -9,8 +9,7 @@ import os
 import yaml
 
 from flows.cli import STORAGE_VARIABLE, WORKING_VARIABLE
-from flows.cli_control import confirm
-from flows.terminal import finding_lines
+from flows.terminal import confirm, finding_lines
 from flows.wishes import wishes
 from tasks import server_files
 from tasks.server_check import check

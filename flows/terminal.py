@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from trackers.errors import BadInputError
+
 COLUMNS = ("checksum", "preparation", "behavior", "suite2p", "video", "archiving")
 _STYLES = {
     "succeeded": "green",
@@ -166,6 +168,20 @@ def _pipelines_table(reports: list[Any]) -> Table:
         table.add_row("", report.pipeline.name.lower(), styled(what), seconds, Text(shown))
         previous = reason
     return table
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on only with a person's word.
+
+    Raises:
+        BadInputError: it was not given.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise BadInputError(f"{question} Nobody is there to answer; pass --yes. Nothing was changed.")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise BadInputError("Nothing was changed.")
 
 
 class LiveProgress:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import json
+import pkgutil
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,6 @@ from tasks.server_python import Python, behind_activation, pythons
 from tasks.servers import INSTALLED, Server
 from tasks.ssh import Connection, connect
 from tasks.wheels import fetch, own_wheel, requirements
-from trackers import unpack as unpacker
 from trackers.errors import BadInputError, SessionflowError
 
 CORE = "core"
@@ -184,7 +183,7 @@ async def _run(
     connection: Connection, server: Server, base: Python, plan: dict[str, Any], data: bytes = b""
 ) -> dict[str, Any]:
     """Carry out one plan of `trackers.unpack` on the server."""
-    text = inspect.getsource(unpacker)
+    text = (pkgutil.get_data("trackers", "unpack.py") or b"").decode()  # not imported: it is for POSIX systems
     words = behind_activation(server, [base.path, "-I", "-c", text, json.dumps({"root": INSTALLED, **plan})])
     done = await connection.run(words, input=data, timeout=UNPACK_SECONDS if data else LOOK_SECONDS)
     lines = done.stdout.decode(errors="replace").strip().splitlines()

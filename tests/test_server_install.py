@@ -33,19 +33,18 @@ class Lab:
         self.sshd = sshd
         self.home = sshd._folder / f"home-{sshd.account}"
         self.root = self.home / ".local" / "share" / "sessionflow"
-        self.volume = folder / "volume"
+        self.volume = sshd._folder / "volume"  # the account cannot enter pytest's own folders
+        self.folder = folder
         self.volume.mkdir()
         entry = pwd.getpwnam(sshd.account)
         os.chown(self.volume, entry.pw_uid, entry.pw_gid)
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
         self.environment = {**os.environ, "XDG_CONFIG_HOME": str(folder / "config"), "COLUMNS": "200"}
         self.environment["PYTHONPATH"] = str(ROOT)
         self.describe()
 
     def describe(self, **more: object) -> None:
         """Add or replace the description."""
-        file = self.volume.parent / "server.yaml"
+        file = self.folder / "server.yaml"
         fields = {"host": self.sshd.host, "port": self.sshd.port, "user": self.sshd.account}
         files = {"key_file": str(self.sshd.key_file), "known_hosts_file": str(self.sshd.known_hosts_file)}
         file.write_text(yaml.safe_dump({**fields, **files, "storage_root": str(self.volume), **more}))

@@ -11,6 +11,8 @@ MANAGER_SIDE = (
     "flows.cli",
     "flows.cli_control",
     "flows.cli_run",
+    "flows.cli_server",
+    "tasks.server_install",
     "tasks.login",
     "tasks.ssh",
     "tasks.ssh_dial",

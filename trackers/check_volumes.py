@@ -68,8 +68,12 @@ def volume(name: str, path: Path) -> Iterator[Finding]:
 def writable(name: str, path: Path) -> Finding:
     """Write a file into the volume and remove it."""
     step = f"{name} volume"
-    if not path.is_dir():
-        what = "is no folder" if path.exists() else "is not there"
+    try:
+        path.stat()
+        what = "" if path.is_dir() else "is no folder"
+    except OSError as error:
+        what = f"cannot be seen by {this_account()}: {error.strerror}"
+    if what:
         return Finding(
             *(step, "failure", f"{path} {what}"),
             f"Correct {name}_root and shared_directory_name in the description, or make it there: mkdir -p '{path}'",
