@@ -44,6 +44,7 @@ if ! (set -o noclobber; echo "$me" > "claim.$restart") 2>/dev/null; then
   read -r owner < "claim.$restart"
   [ "$owner" = "$me" ] || leave 112 "another copy of this job runs as $owner"
 fi
+[ -e "exit.$restart" ] && rm -f "exit.$restart"  # a controller that was killed starts a job again under its old id
 printf '%s %s %(%s)T\\n' "$me" "$HOSTNAME" -1 > ".started.$restart" && mv ".started.$restart" "started.$restart"
 announce
 succeeded() {{
