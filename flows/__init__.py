@@ -5,7 +5,7 @@ import os
 # Prefect reads these when it is imported. A lab's network is often closed, and its data is nobody's telemetry.
 # The rest is for the embedded server: it writes events in batches, so that SQLite is not locked when a flow run
 # is created, which the client answers with pauses of seconds (measured: the demo in 12 s instead of 33 s).
-_SETTINGS = {
+PREFECT_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # on a busy computer 20 s are not enough
@@ -15,5 +15,5 @@ _SETTINGS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "500",
 }
-for _name, _value in _SETTINGS.items():
+for _name, _value in PREFECT_SETTINGS.items():
     os.environ.setdefault(_name, _value)

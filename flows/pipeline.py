@@ -71,7 +71,6 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
             if _outermost.get() is not None:
                 state = await self._run(*args, **kwargs)
             else:
-                await reach_prefect()
                 state = await while_prefect_answers(self._run(*args, **kwargs))
                 Interruption.pass_on()
             return state if return_state else await result_of(state)
@@ -83,6 +82,7 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
         token = turn_of_this_run.set(turn)
         await turn.take()
         try:
+            await reach_prefect()
             return await Flow.__call__(self, *args, return_state=True, **kwargs)
         finally:
             turn.give()

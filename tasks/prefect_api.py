@@ -21,16 +21,19 @@ from trackers.errors import PrefectError
 
 R = TypeVar("R")
 _guards: list[subprocess.Popen[bytes]] = []
+_reached: set[str | None] = set()  # the servers that have answered in this process
 _starting = threading.Lock()  # a second flow of this process waits until the first one's temporary server answers
 
 
 async def reach_prefect() -> None:
-    """Make sure that Prefect's server answers; where none is named, start a temporary one for this process.
+    """Make sure, once, that Prefect's server answers; where none is named, start a temporary one for this process.
 
     Raises:
         PrefectError: it does not answer, refuses us, or cannot be started; nothing was done.
     """
     named = PREFECT_API_URL.value()
+    if named in _reached:
+        return
     if not named:
         _check_home(PREFECT_HOME.value())
     try:
@@ -45,6 +48,7 @@ async def reach_prefect() -> None:
             what = f"Prefect's server {named}"
             remedy = "Check PREFECT_API_URL (without it, a temporary server is started) and PREFECT_API_AUTH_STRING."
         raise PrefectError(f"{what} cannot be used: {_first_line(error)}. Nothing was done. {remedy}") from error
+    _reached.add(named)
 
 
 async def while_prefect_answers(work: Awaitable[R]) -> R:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows import PREFECT_SETTINGS
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -42,8 +44,7 @@ class PrefectServer:
             **os.environ,
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
+            **PREFECT_SETTINGS,
             "PYTHONPATH": str(REPOSITORY),
         }
 
