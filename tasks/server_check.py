@@ -55,7 +55,9 @@ async def check(server: Server, wishes: Sequence[dict[str, Any]] = ()) -> AsyncI
         hello = await ask_once(server, "hello")
         took = time.monotonic() - began
     except SessionflowError as error:
-        yield _named(server, Finding("server side", "failure", str(error), _mending(server)))
+        install = isinstance(error, UnreachableError) or "protocol" in str(error)
+        remedy = _mending(server) if install else ""  # else the error says it itself
+        yield _named(server, Finding("server side", "failure", str(error), remedy))
         for step in BEHIND_SERVER_SIDE:
             yield _skipped(step, "server side")
         return

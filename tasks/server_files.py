@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -56,6 +56,9 @@ def add(name: str, file: Path, *, replace: bool = False) -> bool:
         )
     if server.host.startswith("-") or server.user.startswith("-"):
         raise BadInputError(f"{file}: host and user cannot begin with a dash. Nothing was done.")
+    for field, root in (("storage_root", server.storage), ("working_root", server.working)):
+        if not PurePosixPath(root).is_absolute():
+            raise BadInputError(f"{file}: {field} is no absolute path of the server. Nothing was done.")
     return _keep(path, file.read_bytes(), replace=replace)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.server_ask import ask_once
-from tasks.server_python import Python, behind_activation, pythons
+from tasks.server_python import Python, pythons
 from tasks.servers import INSTALLED, Server
 from tasks.ssh import Connection, connect
 from tasks.wheels import fetch, own_wheel, requirements
@@ -23,6 +23,7 @@ CORE = "core"
 DEFAULT = ("manifest", "behavior")
 LOOK_SECONDS = 60.0
 UNPACK_SECONDS = 1800.0  # for tens of megabytes over a slow line, into a slow home folder
+_START = "import sys; exec(sys.stdin.buffer.read(int(sys.argv.pop(1))))"  # a program before its data
 Say = Callable[[str], None]
 State = dict[str, Any]  # what `trackers.unpack` answers
 
@@ -183,9 +184,10 @@ async def _run(
     connection: Connection, server: Server, base: Python, plan: dict[str, Any], data: bytes = b""
 ) -> dict[str, Any]:
     """Carry out one plan of `trackers.unpack` on the server."""
-    text = (pkgutil.get_data("trackers", "unpack.py") or b"").decode()  # not imported: it is for POSIX systems
-    words = behind_activation(server, [base.path, "-I", "-c", text, json.dumps({"root": INSTALLED, **plan})])
-    done = await connection.run(words, input=data, timeout=UNPACK_SECONDS if data else LOOK_SECONDS)
+    text = pkgutil.get_data("trackers", "unpack.py") or b""  # not imported: it is for POSIX systems
+    arguments = (str(len(text)), json.dumps({"root": INSTALLED, **plan}))
+    words = server.activated(base.path, "-I", "-c", _START, *arguments)
+    done = await connection.run(words, input=text + data, timeout=UNPACK_SECONDS if data else LOOK_SECONDS)
     lines = done.stdout.decode(errors="replace").strip().splitlines()
     try:
         answer = json.loads(lines[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
 from dataclasses import dataclass
 
 from tasks.servers import Server
@@ -31,13 +31,13 @@ print(json.dumps({
     "venv": importlib.util.find_spec("venv") is not None,
 }))
 """
-_SEARCH = """\
-probe=$1; shift
+# on standard input, for the account's own shell may be one that takes no newlines in a word, as csh
+_SEARCH = f"""\
 for name in "$@"; do
   path=$(command -v "$name") || continue
-  "$path" -I -c "$probe" "$path" </dev/null 2>/dev/null || echo "{\\"path\\": \\"$name\\"}"
+  "$path" -I -c {shlex.quote(_PROBE)} "$path" </dev/null 2>/dev/null || echo '{{"path": "'"$name"'"}}'
 done
-true
+exit 0
 """
 
 
@@ -111,8 +111,8 @@ async def pythons(connection: Connection, server: Server, given: str = "") -> li
     """
     described = [environment.python for environment in server.environments.values() if environment.python]
     candidates = [given] if given else [*USUAL, *dict.fromkeys(described)]
-    words = behind_activation(server, ["sh", "-c", _SEARCH, "sh", _PROBE, *candidates])
-    answer = await connection.run(words, timeout=PROBE_SECONDS)
+    words = server.activated("sh", "-s", *candidates)
+    answer = await connection.run(words, input=_SEARCH.encode(), timeout=PROBE_SECONDS)
     return parse_pythons(answer.stdout.decode(errors="replace"))
 
 
@@ -127,11 +127,3 @@ def parse_pythons(text: str) -> list[Python]:
         if isinstance(data, dict) and "path" in data:
             found.append(Python(**{**data, "version": tuple(data.get("version", ()))}))
     return found
-
-
-def behind_activation(server: Server, words: Sequence[str]) -> list[str]:
-    """Return a command behind the shell words that the server's own side needs."""
-    core = server.environments.get("core")
-    if core is None or not core.activate:
-        return list(words)
-    return ["bash", "-c", f'{{ {core.activate}\n}} >&2 || exit 1\nexec "$@"', "bash", *words]

@@ -114,11 +114,15 @@ class Server(BaseModel):
         """Return the command that starts the server side there."""
         core = self.environments.get("core", Environment())
         python = core.python or ("python" if core.activate else f"{INSTALLED}/core/bin/python")
-        serve = (python, "-P", "-m", "trackers", "serve")
-        if not core.activate:
-            return serve
-        # the site's own shell words, then the program in place of the shell
-        return ("bash", "-c", f'{core.activate}\nexec "$@"', "bash", *serve)
+        return self.activated(python, "-P", "-m", "trackers", "serve")
+
+    def activated(self, *words: str) -> tuple[str, ...]:
+        """Return a command behind the site's own shell words for the server side; it does not begin where they fail."""
+        activate = self.environments.get("core", Environment()).activate
+        if not activate:
+            return words
+        # the command's input and output are not theirs
+        return ("bash", "-c", f'{{\n{activate}\n}} </dev/null >&2 || exit 1\nexec "$@"', "bash", *words)
 
     def with_resources(self, pipeline: str, graph: Graph) -> Graph:
         """Return a pipeline's graph as its jobs ask for resources on this server."""

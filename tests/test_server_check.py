@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tasks.server_check import clock, versions
 from tasks.servers import Server
 from tests.cluster import Cluster
 from tests.sshd import Sshd, make_key
-from trackers.check import check
+from trackers.check import Finding, Group, check
 from trackers.check_volumes import Mount, locks, mount_of, parse_mounts, parse_quota, quota, room, writable
 from trackers.site import Site
 
@@ -126,6 +127,15 @@ def test_the_way_ends_where_it_ends_and_the_rest_is_skipped(
     assert remedies.get(fault, "`environments: core`") in done.stdout
 
 
+def test_a_site_with_one_time_passwords_says_that_somebody_has_to_log_in(
+    own_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    server = own_sshd(authentication="keyboard-interactive")
+    done = checked(described(server, tmp_path, name="lab", interactive_login=True), HOME=str(tmp_path))
+    assert results(done)["login"] == "failure", done.stdout
+    assert "sessionflow server login lab" in done.stdout
+
+
 def test_this_computer_is_checked_without_a_server(tmp_path: Path) -> None:
     done = checked("local", SESSIONFLOW_STORAGE=str(tmp_path))
     assert results(done)["storage volume"] == "ok", done.stdout + done.stderr
@@ -153,6 +163,16 @@ def test_a_volume_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     assert "is no folder" in writable("storage", tmp_path / "file").words
     assert writable("storage", Path("/proc")).result == "failure"
     assert writable("storage", tmp_path).result == "ok"
+
+
+def test_a_volume_that_hangs_holds_nobody_up_and_what_was_found_before_stays() -> None:
+    def steps() -> Iterator[Finding]:
+        yield Finding("storage volume", "ok", "there")
+        time.sleep(62)
+
+    before, late = Group("storage volume", 0.2, steps).findings()
+    assert before.result == "ok"
+    assert (late.result, late.words) == ("failure", "no answer within 0.2 s")
 
 
 def test_locks_that_other_nodes_do_not_see_are_a_warning(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tasks.servers import Override, Server
 
 ROOT = Path(__file__).parents[1]
 PASSWORD = "correct horse battery"
@@ -100,6 +104,7 @@ def test_another_description_takes_its_place_only_when_told_to(server: Command) 
         ("lab", DESCRIPTION.replace("storage_root: /local/storage\n", ""), "storage_root"),
         ("lab", f"name: other\n{DESCRIPTION}", "'other'"),
         ("lab", DESCRIPTION.replace("host: c", "host: -oProxyCommand=c"), "dash"),
+        ("lab", DESCRIPTION.replace("root: /local/storage", "root: storage"), "no absolute path"),
         ("lab", "- a list\n", "no mapping"),
         ("lab", "host: [\n", "cannot be read"),
     ],
@@ -175,3 +180,13 @@ def test_this_computer_takes_no_login_and_no_install(server: Command) -> None:
         refused = server(action, "here")
         assert refused.returncode == 2
         assert "computer" in refused.stderr
+
+
+def test_the_page_on_servers_has_every_field_and_examples_that_are_accepted() -> None:
+    page = (ROOT / "docs" / "servers.md").read_text()
+    for name in (*Server.model_fields, *Override.model_fields):
+        assert f"`{name}`" in page, name
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        Server.model_validate(yaml.safe_load(example))

@@ -150,6 +150,16 @@ def test_versions_are_said_by_environment_and_a_server_without_them_is_told(
     assert old.exists()
 
 
+def test_what_has_to_be_activated_for_it_stands_around_the_installed_server_side(lab: Lab, core_wheels: Path) -> None:
+    python = str(lab.root / "core" / "bin" / "python")
+    lab.describe(environments={"core": {"activate": "echo loading\nexport LOADED=yes", "python": python}})
+    done = lab.install(core_wheels, "--with", "")
+    assert done.returncode == 0, done.stderr
+    assert "answers: sessionflow" in done.stdout
+    lab.describe(environments={"core": {"activate": "false", "python": python}})
+    assert "failure  server side" in lab("check", "lab").stdout
+
+
 def test_an_environment_of_the_lab_is_left_alone(lab: Lab, core_wheels: Path) -> None:
     lab.describe(environments={"core": {"python": "/opt/conda/envs/flow/bin/python"}})
     refused = lab.install(core_wheels)

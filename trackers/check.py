@@ -56,22 +56,22 @@ def check(site: Site, wishes: list[Wish]) -> list[dict[str, Any]]:
     """Ask everything at once, and return what was found, in order."""
     from trackers import check_slurm, check_volumes
 
-    groups: list[_Group] = [
-        _Group(f"environment {name}", START_SECONDS + 5, lambda name=name: environment(site, name))  # type: ignore[misc]
+    groups: list[Group] = [
+        Group(f"environment {name}", START_SECONDS + 5, lambda name=name: environment(site, name))  # type: ignore[misc]
         for name in environments.names(site)
     ]
     storage, working = site.volumes.storage, site.volumes.working
-    groups.append(_Group("storage volume", VOLUME_SECONDS, lambda: check_volumes.volume("storage", storage)))
+    groups.append(Group("storage volume", VOLUME_SECONDS, lambda: check_volumes.volume("storage", storage)))
     if working != storage:
-        groups.append(_Group("working volume", VOLUME_SECONDS, lambda: check_volumes.volume("working", working)))
+        groups.append(Group("working volume", VOLUME_SECONDS, lambda: check_volumes.volume("working", working)))
     if site.scheduler == "slurm":
-        groups.append(_Group("Slurm", SCHEDULER_SECONDS, lambda: check_slurm.slurm(site, wishes)))
+        groups.append(Group("Slurm", SCHEDULER_SECONDS, lambda: check_slurm.slurm(site, wishes)))
     else:
-        groups.append(_Group("jobs", VOLUME_SECONDS, lambda: own_processes(wishes)))
+        groups.append(Group("jobs", VOLUME_SECONDS, lambda: own_processes(wishes)))
     return [asdict(finding) for group in groups for finding in group.findings()]
 
 
-class _Group:
+class Group:
     """Steps that follow each other, in a thread that nobody waits for longer than the group's time."""
 
     def __init__(self, step: str, seconds: float, steps: Callable[[], Iterator[Finding]]) -> None:

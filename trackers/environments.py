@@ -109,4 +109,4 @@ def activated(environment: Environment, words: tuple[str, ...]) -> tuple[str, ..
     """Return a command behind the site's own shell words, as a job script has them."""
     if not environment.activate:
         return words
-    return ("bash", "-c", f'{{ {environment.activate}\n}} >&2 || exit 1\nexec "$@"', "bash", *words)
+    return ("bash", "-c", f'{{\n{environment.activate}\n}} >&2 || exit 1\nexec "$@"', "bash", *words)

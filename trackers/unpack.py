@@ -2,9 +2,11 @@
 
 Python 3.11 and its standard library are all that it needs: no pip, no root, no network.
 
-    python -I -c TEXT '{"root": …, "unpack": FOLDER, "wheels": {NAME: SHA256, …}}' < TAR
-    python -I -c TEXT '{"root": …, "switch": {NAME: FOLDER, …}}'
-    python -I -c TEXT '{"root": …}'
+The program itself comes first on standard input, then a tar of the wheels where there are any. Its argument is one of
+
+    {"root": …, "unpack": FOLDER, "wheels": {NAME: SHA256, …}}
+    {"root": …, "switch": {NAME: FOLDER, …}}
+    {"root": …}
 
 Every environment lies in `versions/FOLDER` and stays there unchanged; `root/NAME` is a link to the one in service. The
 last line that is printed is a JSON object: `error`, or `complete` folders and `links`.
