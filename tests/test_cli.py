@@ -15,7 +15,7 @@ from tests.prefect_server import PrefectServer
 from trackers.lock import SessionLock
 from trackers.tracker import ProcessingTracker
 
-COMMANDS = ("demo", "run", "process", "status", "lock", "tracker", "cancel", "server")
+COMMANDS = ("demo", "run", "process", "status", "lock", "tracker", "cancel", "server", "sweep")
 
 
 @pytest.fixture(scope="module")

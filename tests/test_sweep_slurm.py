@@ -135,6 +135,16 @@ def test_a_tail_that_slurm_accepted_though_its_answer_was_lost_is_cancelled(slur
     assert status(slurm) == ("failed", False)
 
 
+def test_a_tail_that_slurm_has_twice_is_cancelled_twice(slurm: SlurmSide, tmp_path: Path) -> None:
+    twice = f'cat > {tmp_path}/script; "$REAL" "$@" < {tmp_path}/script > /dev/null; "$REAL" "$@" < {tmp_path}/script'
+    slurm.cluster.wrap("sbatch", f'grep -qs later <<< "$*" || exec "$REAL" "$@"\n{twice}')
+    view = slurm.submit_jobs([bash("bad", "exit 3")], [bash("later", "true")])
+    wait_in_slurm(slurm, view, "bad", "FAILED")
+    assert [state for _, _, state in slurm.jobs_in_slurm(view)] == ["FAILED", "PENDING", "PENDING"]
+    assert only(sweep(slurm, repair=True, server=server(slurm))).outcome == "repaired"
+    assert [state for _, _, state in slurm.jobs_in_slurm(view)] == ["FAILED", "CANCELLED", "CANCELLED"]
+
+
 def test_a_tail_whose_hand_over_was_never_answered_cannot_begin_when_it_lands_later(slurm: SlurmSide) -> None:
     view = slurm.submit_jobs([bash("bad", "exit 3")], [bash("later", "true")])
     wait_in_slurm(slurm, view, "bad", "FAILED")

@@ -135,11 +135,15 @@ class SlurmScheduler:
                 return False
             if number := submission.last(job).scheduler_id or _read(files.scheduler_id):
                 ids.append(number)
-        if ids:
-            ask_slurm("scancel", *ids)
-        snapshot = queue_of(submission.account).ask()
         keys = [submission.key(job, submission.last(job).number) for job in jobs]
-        return not snapshot.error and not any(_is_live(row) for key in keys for row in snapshot.jobs.get(key, []))
+        for _ in range(2):  # the second time: copies, and jobs whose ids were never answered
+            if ids:
+                ask_slurm("scancel", *ids)
+            snapshot = queue_of(submission.account).ask()
+            ids = [row.id for key in keys for row in snapshot.jobs.get(key, []) if _is_live(row)]
+            if snapshot.error or not ids:
+                break
+        return not snapshot.error and not ids
 
     def usage(self, submission: Submission) -> dict[str, Usage]:
         """Return what Slurm knows of each job's last attempt: from accounting where there is one."""

@@ -35,12 +35,13 @@ class Candidate:
 
     Attributes:
         number: of the submission, for a project's manifest; a session has one owner for everything, and 0 here.
-        lock: of a session; "corrupt" where it cannot be read.
+        lock: of a session; None where it cannot be read.
         owner: what the holder file or the record says of the owner; None where it says nothing.
         who: the same, for people.
         plan: what is to be done if the owner is dead, or nobody.
         hindrances: why it cannot be done now.
         reports: what no sweeper may touch, each with the command that clears it.
+        opened: the open submissions.
     """
 
     target: Target
@@ -51,6 +52,7 @@ class Candidate:
     plan: list[str] = field(default_factory=list)
     hindrances: list[str] = field(default_factory=list)
     reports: list[str] = field(default_factory=list)
+    opened: list[tuple[Work, Submission]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data; `seen` is what a repair compares before it swaps."""
@@ -61,17 +63,20 @@ class Candidate:
 
 
 def look(site: Site, projects: Collection[str]) -> dict[str, Any]:
-    """Return every session and manifest that may have been left behind, of some projects or of all; changes nothing.
+    """Return every session and manifest that may have been left behind, of some projects or of all.
 
-    Each scheduler is asked once. What one session hides does not hide the others.
+    Each scheduler is asked once, and what is wrong with one session does not hide the others. Nothing is changed, but
+    that a job which Slurm has ended before it began can no longer begin.
 
     Raises:
         NotFoundError: there is no such project.
     """
     targets = [target for project in projects or _projects(site) for target in _targets(site, project)]
-    _ask(found for target in targets for found in _open_work(target))
-    found = [candidate.to_json() for target in targets for candidate in candidates(target)]
-    return {"sessions": sum(bool(target.session) for target in targets), "candidates": found}
+    found = _judged([candidate for target in targets for candidate in _candidates(target)])
+    return {
+        "sessions": sum(bool(target.session) for target in targets),
+        "candidates": [candidate.to_json() for candidate in found],
+    }
 
 
 def repair(target: Target, number: int, seen: LockState | None, holder: Holder) -> dict[str, Any]:
@@ -83,21 +88,23 @@ def repair(target: Target, number: int, seen: LockState | None, holder: Holder) 
     Raises:
         SessionLockedError: somebody else was faster; nothing was changed.
     """
-    _ask(_open_work(target))
-    candidate = next((c for c in candidates(target) if c.number == number), None)
+    found = [candidate for candidate in _candidates(target) if candidate.number == number]
+    candidate = next(iter(_judged(found)), None)
     if candidate is None:
         return {"done": [], "left": ["it has been repaired meanwhile"]}
     if candidate.hindrances:
         if not candidate.reports:  # else a tracker would be written that is not ours to write
-            _remember(target)
+            for work, submission in candidate.opened:
+                work.refresh(submission.number)  # deadlines run from when something was first seen
         return {"done": [], "left": candidate.hindrances}
     done = [step for step in candidate.plan if not step.startswith((_CLOSE, _RELEASE))]
     if not target.session:
-        return {"done": [*done, *_close(target, number)], "left": []}
-    wish = {submission.pipeline.name: submission.settings for _, submission in _open_work(target)}
+        return {"done": [*done, *_close(candidate)], "left": []}
+    wish = {submission.pipeline.name: submission.settings for _, submission in candidate.opened}
     granted = leases.acquire(target, holder, wish, seen)  # also corrects trackers
     try:
-        done += _close(target)
+        for now in _candidates(target):  # read again, for it is only now that nobody else changes it
+            done += _close(now)
     except BaseException as error:
         with contextlib.suppress(SessionflowError, OSError):
             target.lock.update(granted.incarnation, abandoned=f"the sweeper could not finish: {error}")
@@ -106,16 +113,34 @@ def repair(target: Target, number: int, seen: LockState | None, holder: Holder) 
     return {"done": [*done, *([_RELEASE] if _RELEASE in candidate.plan else [])], "left": []}
 
 
-def candidates(target: Target) -> list[Candidate]:
-    """Return what may have been left behind of one session or project; nothing where all is in order."""
+def _candidates(target: Target) -> list[Candidate]:
+    """Return what may have been left behind of one session or project, as its state files have it."""
     try:
         files = {path.name for path in target.state_directory.iterdir()}
-        found = [_session(target, files)] if target.session else list(_manifests(target, files))
+        return [_session(target, files)] if target.session else list(_manifests(target, files))
     except FileNotFoundError:
         return []
     except (SessionflowError, OSError) as error:
-        found = [Candidate(target, reports=[_words(error)])]
-    return [c for c in found if c.plan or c.hindrances or c.reports or (c.lock is not None and not c.lock.free)]
+        return [Candidate(target, reports=[_words(error)])]
+
+
+def _judged(found: Iterable[Candidate]) -> list[Candidate]:
+    """Ask each scheduler once about all jobs, add what is to be done about them, and leave out what is in order."""
+    found, schedulers = list(found), dict[str, tuple[Scheduler, list[Submission]]]()
+    for candidate in found:
+        for work, submission in candidate.opened:
+            schedulers.setdefault(submission.scheduler, (work.scheduler(submission), []))[1].append(submission)
+    for scheduler, submissions in schedulers.values():
+        scheduler.ask(submissions)
+    for candidate in found:
+        later, candidate.plan = candidate.plan, []
+        try:
+            for work, submission in candidate.opened:
+                _consider(candidate, work, submission)
+        except (SessionflowError, OSError) as error:
+            candidate.hindrances.append(_words(error))
+        candidate.plan += later
+    return [c for c in found if c.plan or c.hindrances or c.reports]
 
 
 def _session(target: Target, files: set[str]) -> Candidate:
@@ -129,12 +154,14 @@ def _session(target: Target, files: set[str]) -> Candidate:
     current = _current_submissions(candidate) if "submissions" in files else {}
     for submission in current.values():
         if submission.open:
-            _consider(candidate, Work(target, submission.pipeline), submission)
+            candidate.opened.append((Work(target, submission.pipeline), submission))
     for pipeline in ProcessingPipelines:
         if pipeline not in PROJECT_PIPELINES and target.paths.tracker(pipeline).name in files:
             _consider_tracker(candidate, pipeline, current.get(pipeline))
     if candidate.lock is not None and not candidate.lock.free:
         candidate.plan.append(_RELEASE)
+    if candidate.opened and candidate.lock is not None and target.lock.read() != candidate.lock:
+        return Candidate(target)  # somebody takes or releases it just now, and what was read does not go together
     return candidate
 
 
@@ -171,7 +198,7 @@ def _manifests(target: Target, files: set[str]) -> Iterator[Candidate]:
                 asked = f", asked for by {submission.requested_by} (unverified)" if submission.requested_by else ""
                 candidate.who = f"{submission.name} of manager {submission.manager_id}{asked}, open since "
                 candidate.who += submission.opened[:19]
-                _consider(candidate, Work(target, pipeline), submission)
+                candidate.opened.append((Work(target, pipeline), submission))
                 yield candidate
 
 
@@ -232,44 +259,15 @@ def _consider_tracker(candidate: Candidate, pipeline: ProcessingPipelines, submi
         candidate.hindrances.append(f"the tracker of {pipeline} is not its record's")
 
 
-def _close(target: Target, number: int = 0) -> list[str]:
-    """Close the open submissions of a session, or one of a project's; return what was done."""
+def _close(candidate: Candidate) -> list[str]:
+    """Close a candidate's open submissions; return what was done."""
     done = []
-    for work, submission in _open_work(target):
-        if number not in (0, submission.number):
-            continue
+    for work, submission in candidate.opened:
         if submission.cancelling and not work.cancel(submission.number):
-            raise SubmissionError(f"Processes of {submission.name} of {target.name} are left. Look for them there.")
-        closed_now = work.finish(submission.number, keep_logs=True, facts={}, orphaned=True)
-        done.append(f"{_CLOSE} {submission.name} as {closed_now.status}")
+            raise SubmissionError(f"Processes of {submission.name} are left. Look for them on the server.")
+        ended = work.finish(submission.number, keep_logs=True, facts={}, orphaned=True)
+        done.append(f"{_CLOSE} {submission.name} as {ended.status}")
     return done
-
-
-def _remember(target: Target) -> None:
-    """Save what was seen of the jobs: deadlines run from when the server side first saw something."""
-    for work, submission in _open_work(target):
-        work.refresh(submission.number)
-
-
-def _open_work(target: Target) -> Iterator[tuple[Work, Submission]]:
-    """Yield the open submissions that can be read."""
-    with contextlib.suppress(OSError):
-        for pipeline, folder in target.all_submissions().items():
-            numbers = folder.numbers()
-            for number in numbers if pipeline in PROJECT_PIPELINES else numbers[-1:]:
-                with contextlib.suppress(SessionflowError, OSError):
-                    submission = folder.read(number)
-                    if submission.open:
-                        yield Work(target, pipeline), submission
-
-
-def _ask(works: Iterable[tuple[Work, Submission]]) -> None:
-    """Ask each scheduler once about all open submissions."""
-    schedulers: dict[str, tuple[Scheduler, list[Submission]]] = {}
-    for work, submission in works:
-        schedulers.setdefault(submission.scheduler, (work.scheduler(submission), []))[1].append(submission)
-    for scheduler, submissions in schedulers.values():
-        scheduler.ask(submissions)
 
 
 def _projects(site: Site) -> list[str]:
