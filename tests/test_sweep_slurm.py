@@ -162,6 +162,21 @@ def test_a_tail_whose_hand_over_was_never_answered_cannot_begin_when_it_lands_la
     assert status(slurm) == ("failed", False)
 
 
+def test_a_hand_over_of_which_nothing_is_known_is_lost_after_a_time_and_cannot_begin_then(slurm: SlurmSide) -> None:
+    slurm.cluster.wrap("sbatch", wrappers.FAILS)
+    slurm.submit_jobs([bash("only", "true")])
+    left = only(sweep(slurm, repair=True, server=server(slurm)))
+    assert (left.outcome, "could not be asked about: only" in left.words) == ("left", True)
+    folder, submission = record(slurm)
+    assert submission.last("only").first_seen
+    long_ago = replace(submission.last("only"), first_seen="2025-01-01T00:00:00.000+00:00")
+    folder.save(submission.with_attempt("only", long_ago))
+    assert only(sweep(slurm, repair=True, server=server(slurm))).outcome == "repaired"
+    assert slurm.get("why")["history"][0]["jobs"]["only"][0].startswith("LOST")
+    assert folder.attempt_files(submission, "only", 1).claim().read_text() == "revoked\n"
+    assert status(slurm) == ("failed", False)
+
+
 @pytest.mark.parametrize("trouble", [wrappers.FAILS, wrappers.PRINTS_GARBAGE])
 def test_jobs_that_cannot_be_asked_about_are_left(slurm: SlurmSide, trouble: str) -> None:
     view = slurm.submit_jobs([bash("good", "true")])
