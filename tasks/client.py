@@ -83,7 +83,7 @@ class Client:
         if self._said:
             self._say("")
         if "error" in answer:
-            raise _error(answer["error"])
+            raise error_of(answer["error"])
         return answer["result"]
 
     def listen(self, key: str, listener: Listener) -> None:
@@ -158,7 +158,7 @@ class Client:
         """Ask who answers; another version is said, another protocol refused."""
         answer = await self._exchange_on(channel, "hello", {})
         if "error" in answer:
-            raise _error(answer["error"])
+            raise error_of(answer["error"])
         if old := _other_versions(answer["result"], metadata.version("sessionflow")):
             logger.warning(
                 "%s has %s, and this is sessionflow %s. Bring it up to date with: sessionflow server install %s",
@@ -220,7 +220,7 @@ async def _line(channel: Channel) -> bytes:
     return b""
 
 
-def _error(data: dict[str, Any]) -> Exception:
+def error_of(data: dict[str, Any]) -> Exception:
     """Make the error that the server side named; one that this side does not know is a plain SessionflowError."""
     kind = getattr(errors, str(data["type"]), errors.SessionflowError)
     if not (isinstance(kind, type) and issubclass(kind, errors.SessionflowError)):

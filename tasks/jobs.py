@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
+import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -12,16 +15,28 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
+from tasks.backoff import pause
+from tasks.client import error_of
 from tasks.lease import Lease
 from tasks.outcome import in_sentences
-from trackers.errors import LoginNeededError, UnreachableError
+from trackers.errors import (
+    FileSystemError,
+    LockTimeoutError,
+    LoginNeededError,
+    NotYetError,
+    SessionflowError,
+    UnreachableError,
+)
 from trackers.graph import Graph
 from trackers.states import JobState
 
 END_SECONDS = 60.0  # for a server that is out of reach when jobs are to be ended
+WAIT_SECONDS = 5.0  # between tries at what waits for people
 TAIL_LINES = 5  # of a failed job's last words, in the reason that people read first
 
 View = dict[str, Any]
+PASSING = (FileSystemError, LockTimeoutError)  # a volume that is full, or away: people mend it, and no job need end
+logger = logging.getLogger("sessionflow")
 OBSERVER: ContextVar[Callable[[View], None] | None] = ContextVar("observer", default=None)
 """Told of every change of a submission that this process follows: the command's live display."""
 
@@ -36,6 +51,7 @@ class Submitted:
         self._changed = asyncio.Event()
         self._lost = asyncio.Event()
         self._trouble: Exception | None = None
+        self._said = ""
         self._watching: asyncio.Task[None] | None = None
 
     async def ask(self, call: str, **arguments: Any) -> View:
@@ -82,6 +98,18 @@ class Submitted:
             self._see(event["view"])
         elif event["event"] == "lost":
             self._lost.set()
+        elif event["event"] == "trouble":
+            self._suffer(error_of(event["error"]))
+
+    def _suffer(self, error: Exception) -> None:
+        """Say, once, what people can mend; end with what they cannot."""
+        if isinstance(error, PASSING):
+            if str(error) != self._said:
+                logger.warning("%s cannot be looked after as it should: %s", self.view["name"], error)
+            self._said = str(error)
+            return
+        self._trouble = error  # whoever waits for a job raises it
+        self._changed.set()
 
     def _see(self, view: View) -> None:
         self.view = view
@@ -98,10 +126,12 @@ class Submitted:
                 await self.ask("watch")
             except ConnectionError:  # it is tried for as long as it takes: a lost connection fails no job
                 self._lost.set()
-            except Exception as error:  # whoever waits for a job raises it
-                self._trouble = error
-                self._changed.set()
-                return
+            except Exception as error:
+                self._suffer(error)
+                if self._trouble is not None:
+                    return
+                await asyncio.sleep(WAIT_SECONDS)
+                continue
             await self._lost.wait()
 
 
@@ -109,6 +139,7 @@ class Submitted:
 @in_sentences
 async def submit(lease: Lease, request: dict[str, Any], graph: Graph) -> View:
     """Hand a pipeline's whole graph over in one request; what runs of it already is adopted."""
+    request = {**request, "request_id": secrets.token_hex(8)}  # sent again when its answer is lost, and then known
     view: View = await lease.ask("submit", **request, graph=graph.to_json(), manager_id=lease.manager_id)
     adopted = [job["name"] for job in view["jobs"] if job["ended"] or job["state"] not in ("PLANNED", "PENDING")]
     get_run_logger().info(
@@ -143,7 +174,14 @@ async def follow(submitted: Submitted, name: str) -> State[Any]:
 @in_sentences
 async def finish(submitted: Submitted, keep_logs: bool) -> View:
     """Close the submission: result record, tracker, logs."""
-    return await submitted.ask("finish", keep_logs=keep_logs)
+    for attempt in itertools.count(1):
+        try:
+            return await submitted.ask("finish", keep_logs=keep_logs)
+        except NotYetError as error:
+            if attempt == 1:
+                get_run_logger().warning("%s", error)
+            await asyncio.sleep(pause(attempt, shortest=1.0))
+    raise AssertionError
 
 
 async def end_jobs(lease: Lease) -> None:
@@ -152,6 +190,9 @@ async def end_jobs(lease: Lease) -> None:
         outcome = await lease.ask_within(END_SECONDS, "cancel_all", manager_id=lease.manager_id)
     except (UnreachableError, LoginNeededError) as error:
         lease.abandon = f"its jobs could not be ended, since the server is out of reach ({error})"
+        return
+    except SessionflowError as error:  # the lock must stay: nobody knows whether one still runs
+        lease.abandon = f"it is not known whether its jobs have ended: {error}"
         return
     if outcome["left"]:
         lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended"

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from tasks.client import Client
 from tasks.interruption import Interruption
 from tasks.outcome import carried_out, in_sentences, to_the_end
-from trackers.errors import LoginNeededError, SessionLockedError, StaleLeaseError, UnreachableError
+from trackers.errors import LoginNeededError, SessionLockedError, UnreachableError
 from trackers.lock import Holder
 from trackers.manager import NOBODY, manager_id_of_flow_run
 from trackers.ownership import SWEEP, FlowRunFact, Liveness, owner_liveness
@@ -131,7 +131,7 @@ async def give_back(lease: Lease) -> None:
 
     The next run, or the sweeper, finds that its owner has gone.
     """
-    with contextlib.suppress(StaleLeaseError):  # it has passed to another process: not ours to give
+    with contextlib.suppress(SessionLockedError):  # it has passed to somebody else: not ours to give
         try:
             if lease.abandon:
                 await lease.ask_within(ABANDON_SECONDS, "lock_update", changes={"abandoned": lease.abandon})

@@ -6,17 +6,15 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import SESSION, Side
-from tests.prefect_server import REPOSITORY, PrefectServer
+from tests.flow_process import Flow
+from tests.prefect_server import PrefectServer
 from trackers.kill import KEY_VARIABLE
 from trackers.lock import SessionLock
 
@@ -29,36 +27,6 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
     server.start()
     yield server
     server.stop()
-
-
-class Flow:
-    """A long flow in a process of its own."""
-
-    def __init__(self, side: Side, prefect: PrefectServer, *words: str) -> None:
-        self.side = side
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.long_flow", str(side.root), *words],
-            env=prefect.environment,
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_until(self, condition: Any, seconds: float = 40) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.process.poll() is not None and self.process.communicate()
-            time.sleep(0.05)
-
-    def end(self, seconds: float = 40) -> tuple[int, dict[str, Any]]:
-        """Wait for its end; return exit code and what it printed."""
-        try:
-            out, err = self.process.communicate(timeout=seconds)
-        finally:
-            self.process.kill()
-        lines = out.strip().splitlines()
-        return self.process.returncode, json.loads(lines[-1]) if lines else {"stderr": err}
 
 
 def tracker(side: Side) -> str:

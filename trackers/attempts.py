@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 from trackers.retries import limit, next_resources
 from trackers.scheduler import Handed
-from trackers.script import LEFT_EXIT_CODES
 from trackers.states import ExitRecord, JobState, Sighting, judge
 from trackers.submission import Attempt, Submission, Usage, now
 from trackers.tracker import FRESH, TrackerState
@@ -29,8 +28,6 @@ def judged(
     reason = verdict.reason or ("" if verdict.state else attempt.reason)
     if cancelling and state in (JobState.FAILED, JobState.LOST, JobState.CANCELLED):
         state, reason = JobState.CANCELLED, "ended on request"
-    if state is JobState.FAILED and record is not None and record.exit_code in LEFT_EXIT_CODES:
-        reason = f"{reason}: {LEFT_EXIT_CODES[record.exit_code]}"
     return replace(
         attempt,
         state=state,

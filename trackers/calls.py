@@ -131,6 +131,7 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
         flow_run_id=str(arguments.get("flow_run_id") or ""),
         prefect_api=str(arguments.get("prefect_api") or ""),
         process=_process(arguments.get("process")),
+        id=str(arguments.get("request_id") or ""),
     )
     submission = work.submit(request)
     if target.session:

@@ -76,6 +76,10 @@ class SubmissionError(SessionflowError):
     """Jobs could not be handed to the scheduler."""
 
 
+class NotYetError(SubmissionError):
+    """It cannot be done as long as the scheduler cannot be asked: worth trying again, for as long as it takes."""
+
+
 class JobFailedError(SessionflowError):
     """A job ended without success."""
 

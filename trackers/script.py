@@ -14,14 +14,6 @@ from trackers.submission import REVOKED, AttemptFiles
 
 TERM_GRACE_SECONDS = 5  # between TERM and KILL; a cancel is to be over within 10 s
 PREDECESSOR_SECONDS = 90  # a network file system may show another node's records late
-LEFT_EXIT_CODES = {
-    111: "its folder on the server is not there",
-    112: "another copy of it runs, or it had been given up",
-    113: "its working directory is not there",
-    114: "a job before it has not succeeded",
-    115: "its records could not be written: is the volume full?",
-    116: "its environment could not be activated",
-}
 
 # The claim lets one copy of an attempt run its command: a submission that was thought lost may still land later.
 # The look at the jobs before it guards against a controller that has forgotten them: to Slurm, a dependency on a job
@@ -40,8 +32,9 @@ owner=
 [ -e claim.0 ] && read -r owner < claim.0
 [ "$owner" = {revoked} ] && leave 112 "this job was given up"
 if ! (set -o noclobber; echo "$me" > "claim.$restart") 2>/dev/null; then
-  [ -e "claim.$restart" ] || leave 115 "the claim could not be written"
-  read -r owner < "claim.$restart"
+  owner=
+  [ -e "claim.$restart" ] && read -r owner < "claim.$restart"
+  [ "$owner" ] || leave 115 "the claim could not be written: is the volume full?"
   [ "$owner" = "$me" ] || leave 112 "another copy of this job runs as $owner"
 fi
 [ -e "exit.$restart" ] && rm -f "exit.$restart"  # a controller that was killed starts a job again under its old id

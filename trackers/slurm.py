@@ -28,10 +28,11 @@ from trackers.slurm_text import (
     says_out_of_memory,
     slurm_words,
 )
-from trackers.states import JobState, Sighting
+from trackers.states import JobState, Sighting, exit_words
 from trackers.submission import Attempt, AttemptFiles, Submission, SubmissionFolder, Usage
 
 HANDOVER_LOCK = "handover.lock"  # held while a process gives a submission's jobs to Slurm
+AGAIN_SECONDS = 1.0  # after which a job that was to end and has not is named to scancel again
 CANCEL_SECONDS = 20.0  # how long a cancel waits for the jobs' ends before it says that it does not know
 KILL_AFTER_SECONDS = TERM_GRACE_SECONDS + 2.0  # a script that has not ended by then is killed with its job
 LOOK_SECONDS = 10.0  # between looks at the files of jobs that run: their progress
@@ -63,6 +64,7 @@ class SlurmScheduler:
             snapshot = queue.ask()
             if not snapshot.error:
                 queue.ask_accounting(_unknown_to(snapshot, theirs))
+                queue.learn_grace()
 
     def fingerprint(self, submission: Submission) -> Hashable:
         """Return what Slurm says of the live jobs; the clock as well, where only their files can bring news."""
@@ -112,38 +114,36 @@ class SlurmScheduler:
             if files.directory.is_dir():
                 files.revoke()  # one that lands late must not begin
         began = time.monotonic()
-        killing = False
+        told: dict[tuple[str, bool], float] = {}
         while True:
             snapshot = queue.ask()
             live, silent = _left(snapshot, folder, submission)
             if not snapshot.error and not live and not silent:
                 return True
-            if live and not killing:
-                killing = time.monotonic() - began > KILL_AFTER_SECONDS
-                ask_slurm("scancel", *(("--full", "--signal=KILL") if killing else ()), *live)
+            now = time.monotonic()
+            killing = now - began > KILL_AFTER_SECONDS
+            if again := [i for i in live if now >= told.get((i, killing), 0.0) + AGAIN_SECONDS]:
+                ask_slurm("scancel", *(("--full", "--signal=KILL") if killing else ()), *again)
+                told |= {(i, killing): now for i in again}
             if time.monotonic() - began > CANCEL_SECONDS:
                 return False
             time.sleep(0.25)
 
     def clear(self, folder: SubmissionFolder, submission: Submission, jobs: Collection[str]) -> bool:
         """Take jobs away that have not begun and never will; tell whether they can no longer begin."""
-        ids = []
         for job in jobs:
             files = folder.attempt_files(submission, job, submission.last(job).number)
             make_directory(files.directory)
             if not files.revoke():
                 return False
-            if number := submission.last(job).scheduler_id or _read(files.scheduler_id):
-                ids.append(number)
         keys = [submission.key(job, submission.last(job).number) for job in jobs]
-        for _ in range(2):  # the second time: copies, and jobs whose ids were never answered
-            if ids:
-                ask_slurm("scancel", *ids)
+        for _ in range(2):
             snapshot = queue_of(submission.account).ask()
-            ids = [row.id for key in keys for row in snapshot.jobs.get(key, []) if _is_live(row)]
-            if snapshot.error or not ids:
+            live = [row.id for key in keys for row in snapshot.jobs.get(key, []) if _is_live(row)]
+            if snapshot.error or not live:
                 break
-        return not snapshot.error and not ids
+            ask_slurm("scancel", *live)
+        return not snapshot.error and not live
 
     def usage(self, submission: Submission) -> dict[str, Usage]:
         """Return what Slurm knows of each job's last attempt: from accounting where there is one."""
@@ -153,7 +153,8 @@ class SlurmScheduler:
         found = {}
         for job, number in ids.items():
             rows = queue.snapshot.jobs.get(submission.key(job, submission.last(job).number), [])
-            row = queue.ended.get(number) or next((row for row in rows if row.id == number), None)
+            row = _from_accounting(queue, submission, job, submission.last(job))
+            row = row or next((row for row in rows if row.id == number), None)
             if row is not None:
                 found[job] = Usage(row.node, row.queued_seconds, row.ran_seconds, row.cpu_seconds, row.memory_gb)
         return found
@@ -316,7 +317,7 @@ class _Hand:
         return [j.name for j in self.submission.live_jobs() if job.name in self.submission.before(j.name)]
 
     def _may_be_known(self, job: Job) -> bool:
-        return self._files(job).handed_over.exists()
+        return bool(self.submission.last(job.name).scheduler_id) or self._files(job).handed_over.exists()
 
     def _id(self, job: Job, snapshot: Snapshot | None) -> str:
         return known_id(self._files(job), self.submission.last(job.name), self._rows(job, snapshot))
@@ -346,7 +347,7 @@ def known_id(files: AttemptFiles, attempt: Attempt, rows: list[QueuedJob]) -> st
 def _look(queue: SlurmQueue, folder: SubmissionFolder, submission: Submission, job: str, attempt: Attempt) -> Sighting:
     files = folder.attempt_files(submission, job, attempt.number)
     snapshot = queue.snapshot
-    if not files.handed_over.exists():
+    if not attempt.scheduler_id and not files.handed_over.exists():
         return Sighting("seen", JobState.PLANNED, attempt.reason)
     if snapshot.error:
         return Sighting("unknown", None, f"Slurm could not be asked: {snapshot.error}")
@@ -383,7 +384,7 @@ def _seen(row: QueuedJob, files: AttemptFiles, resources: Resources) -> Sighting
         elif state is JobState.TIMEOUT:
             reason = f"it ran longer than the {resources.minutes} min that it asked for"
         elif state is JobState.FAILED:
-            reason = f"ended by signal {row.signal}" if row.signal else f"exit code {row.exit_code}"
+            reason = f"ended by signal {row.signal}" if row.signal else exit_words(row.exit_code)
         elif state is JobState.NODE_FAIL:
             reason = f"its node {row.node} failed".replace("  ", " ")
     return Sighting("seen", state, reason, row.restarts, row.id, never_began)

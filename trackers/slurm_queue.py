@@ -101,7 +101,13 @@ class Snapshot:
 
 
 class SlurmQueue:
-    """The jobs of one account. Questions that are asked while one is under way share the next one."""
+    """The jobs of one account. Questions that are asked while one is under way share the next one.
+
+    Attributes:
+        snapshot: the last answer of squeue.
+        ended: what accounting said, by job id.
+        grace_seconds: how long after Slurm's last word on a job its exit record may still come.
+    """
 
     def __init__(self, account: str) -> None:
         self.account = account
@@ -109,6 +115,8 @@ class SlurmQueue:
         self.ended: dict[str, QueuedJob] = {}
         self.accounting_error = ""
         self.accounting = True
+        self.grace_seconds = RECORD_GRACE_SECONDS
+        self._knows_kill_wait = False
         self._accounting_due: dict[str, float] = {}
         self._asking = threading.Lock()
         self._limit: tuple[int, float] | None = None
@@ -147,11 +155,14 @@ class SlurmQueue:
         elif "disabled" in answer.errors or (answer.code is None and "could not be started" in answer.errors):
             self.accounting, self.accounting_error = False, ""
 
-    @functools.cached_property
-    def grace_seconds(self) -> float:
-        """How long after Slurm's last word on a job its exit record may still come."""
+    def learn_grace(self) -> None:
+        """Ask, once a job has ended and until there is an answer, how long its record may still come after that."""
+        ended = (job.state for jobs in self.snapshot.jobs.values() for job in jobs)
+        if self._knows_kill_wait or not any(state is not None and state.ended for state in ended):
+            return
         wait = parse_kill_wait(ask_slurm("scontrol", "show", "config").output)
-        return RECORD_GRACE_SECONDS if wait is None else wait + LATE_FILES_SECONDS
+        if wait is not None:
+            self.grace_seconds, self._knows_kill_wait = wait + LATE_FILES_SECONDS, True
 
     def room(self) -> bool:
         """Tell whether another job may be submitted, as far as the limit is known."""
@@ -169,7 +180,7 @@ class SlurmQueue:
 
     def full(self) -> None:
         """Learn from a refusal how many jobs the account may have."""
-        self._limit = (max(1, self.ask().live), time.monotonic())
+        self._limit = (self.ask().live, time.monotonic())  # 0 where others of the same account fill it
 
     def _squeue(self) -> Snapshot:
         began = time.monotonic()

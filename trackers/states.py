@@ -11,6 +11,15 @@ RECORD_GRACE_SECONDS = 65.0  # beyond KillWait (30 s) and a network file system'
 LOST_DEADLINE_SECONDS = 600.0  # nothing anywhere for so long: the job is lost
 NEVER_SATISFIED = "DependencyNeverSatisfied"  # Slurm's word for a job that waits for one that has failed
 
+LEFT_EXIT_CODES = {  # of the job script, where it left before its command, or could not keep its records
+    111: "its folder on the server is not there",
+    112: "another copy of it runs, or it had been given up",
+    113: "its working directory is not there",
+    114: "a job before it has not succeeded",
+    115: "its records could not be written: is the volume full?",
+    116: "its environment could not be activated",
+}
+
 
 class JobState(StrEnum):
     """A job attempt's state; Slurm's names where Slurm has one."""
@@ -142,4 +151,9 @@ def _by_record(record: ExitRecord, seen: JobState | None, reason: str) -> tuple[
         return seen, reason
     if record.terminated:
         return JobState.CANCELLED, reason or "ended on request"
-    return JobState.FAILED, f"exit code {record.exit_code}"
+    return JobState.FAILED, exit_words(record.exit_code)
+
+
+def exit_words(code: int) -> str:
+    """Say what a job script's exit code means."""
+    return f"exit code {code}" + (f": {LEFT_EXIT_CODES[code]}" if code in LEFT_EXIT_CODES else "")

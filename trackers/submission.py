@@ -106,6 +106,7 @@ class Submission:
         orphaned: it was closed in the place of a manager that had died: nothing of it was tried again.
         requested_by: who asked for it, as they say; not verified.
         process, prefect_api: of the manager, see `trackers.lock.Holder`; a project has no lock that would say so.
+        request_id: of the newest request to submit; one that comes twice has been carried out already.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Submission:
     flow_run_id: str = ""
     prefect_api: str = ""
     process: ProcessIdentity | None = None
+    request_id: str = ""
 
     @property
     def open(self) -> bool:
@@ -265,6 +267,9 @@ class SubmissionFolder:
         path = self.submission_directory(number) / RECORD
         try:
             return Submission.from_json(json.loads(read_file(path)))
+        except FileNotFoundError:
+            remedy = "It named jobs that may still run: look for them with squeue, by their comment."
+            raise TrackerCorruptError(path, "it is not there any more", remedy) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             remedy = "It names jobs that may still run: look at it before you move it away."
             raise TrackerCorruptError(path, f"it is no submission record ({error})", remedy) from None
@@ -382,9 +387,16 @@ class AttemptFiles:
         return None
 
     def revoke(self) -> bool:
-        """Make sure that the attempt does not begin any more; False where it has begun."""
-        with contextlib.suppress(FileExistsError), self.claim().open("x") as claim:
-            claim.write(REVOKED + "\n")
+        """Make sure that the attempt does not begin any more; False where it has begun, or the volume is full."""
+        mine = self.directory / f".{REVOKED}.{secrets.token_hex(4)}"
+        try:
+            mine.write_text(REVOKED + "\n")
+            with contextlib.suppress(FileExistsError):
+                self.claim().hardlink_to(mine)  # whole or not at all: an empty claim would look like a job's own
+        except OSError:
+            return False
+        finally:
+            mine.unlink(missing_ok=True)
         return self.owner() is None
 
     def started(self, restart: int = 0) -> tuple[str, str] | None:

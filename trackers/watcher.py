@@ -69,7 +69,12 @@ class Watcher:
             now = time.monotonic()
             gap = max(_scheduler(item).shortest_gap_seconds for item in followed.values())
             if now >= self._due or (self._announced and now >= self._asked + gap):
-                self._look_at_all(followed)
+                try:
+                    self._look_at_all(followed)
+                except Exception as error:  # the loop must not end: nobody would be told of anything any more
+                    self._due = time.monotonic() + self._interval
+                    for key in followed:
+                        self._say_trouble(key, error)
 
     def _look_at_all(self, followed: dict[str, _Followed]) -> None:
         """Ask once, then look at those of which there may be news."""
@@ -91,8 +96,8 @@ class Watcher:
         try:
             item.submission = item.work.settle(item.submission.number)
             view = self._view(item.work, item.submission)
-        except (SessionflowError, OSError) as error:
-            self._emit({"event": "trouble", "key": key, "message": str(error)})
+        except Exception as error:  # of one submission; the others are looked after all the same
+            self._say_trouble(key, error)
             return False
         changed = view != item.last
         if changed:
@@ -101,6 +106,12 @@ class Watcher:
         if not item.submission.open or all(job["over"] for job in view["jobs"]):
             self._drop(key, item)
         return changed
+
+    def _say_trouble(self, key: str, error: Exception) -> None:
+        known = isinstance(error, SessionflowError)
+        words = str(error) if known else f"{type(error).__name__}: {error}"
+        kind = type(error).__name__ if known else SessionflowError.__name__
+        self._emit({"event": "trouble", "key": key, "error": {"type": kind, "message": words, "exit_code": 1}})
 
     def _drop(self, key: str, item: _Followed) -> None:
         with self._lock:

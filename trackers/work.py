@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
-from trackers.errors import SessionLockedError, SubmissionError, TrackerOwnedError
+from trackers.errors import FileSystemError, NotYetError, SessionLockedError, SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job
 from trackers.names import ProcessingPipelines
@@ -33,6 +33,7 @@ class Request:
     Attributes:
         settings: what makes it the same work or another; enters the digest.
         reprocess: open a new submission even where the last one succeeded.
+        id: of the request itself; it stays when a request is sent again because its answer was lost.
     """
 
     graph: Graph
@@ -43,6 +44,7 @@ class Request:
     flow_run_id: str = ""
     prefect_api: str = ""
     process: ProcessIdentity | None = None
+    id: str = ""
 
 
 class Work:
@@ -71,13 +73,10 @@ class Work:
         digest = digest_of(self.target.name, self.pipeline, request.settings)
         self.ask()
         with self.folder.lock():
-            current = self.folder.current()
-            self._check_tracker(current, request.manager_id)
-            if self.pipeline in PROJECT_PIPELINES or current is None or not self._continues(current, digest, request):
-                submission = self._opened(current, digest, request)
-            else:
-                submission = self._continued(self.judged(current), request)
-            self.folder.save(submission)  # intent is on disk before the scheduler hears of it
+            submission = self._carried_out(request)
+            if submission is None:
+                submission = self._planned(digest, request)
+                self.folder.save(submission)  # intent is on disk before the scheduler hears of it
             self.write_tracker(submission)
         return self._start(submission)
 
@@ -117,7 +116,9 @@ class Work:
 
         Raises:
             SessionLockedError: they run under another account.
+            FileSystemError: they were ended, but that could not be written down.
         """
+        unwritten = None
         with self.folder.lock():
             submission = self.folder.read(number)
             if not submission.open:
@@ -129,8 +130,14 @@ class Work:
                 )
             if not submission.cancelling:
                 submission = replace(submission, cancelling=True)
-                self.folder.save(submission)  # from now on nothing of it is started
-        return self.scheduler(submission).cancel(self.folder, submission)
+                try:
+                    self.folder.save(submission)  # from now on nothing of it is started
+                except FileSystemError as error:  # the more reason to end what fills the volume
+                    unwritten = error
+        gone = self.scheduler(submission).cancel(self.folder, submission)
+        if unwritten is not None:
+            raise unwritten
+        return gone
 
     def finish(self, number: int, *, keep_logs: bool, facts: dict[str, Any], orphaned: bool = False) -> Submission:
         """Close a submission none of whose jobs runs: result record, tracker, and the logs of a success.
@@ -142,14 +149,15 @@ class Work:
             orphaned: no manager looks after it any more: what it would have tried again is not.
 
         Raises:
-            SubmissionError: a job still runs or waits, or the scheduler still has one that will never start.
+            SubmissionError: a job still runs or waits.
+            NotYetError: the scheduler could not be told to forget jobs that will never start.
         """
         submission = replace(self.folder.read(number), orphaned=orphaned)
         usage = self._clear(submission) if submission.open else {}
         with self.folder.lock():
             submission = self.folder.read(number)
-            if not submission.open:
-                self.write_tracker(submission)  # an earlier manager may have died between the two
+            if not submission.open:  # the one who closed it may have died before he could do the rest
+                self._after_closing(submission, keep_logs=keep_logs)
                 return submission
             submission = self.judged(replace(submission, orphaned=orphaned))
             if running := self.running(submission):
@@ -159,9 +167,7 @@ class Work:
             if submission.status == "succeeded":
                 write_result(self.target, submission, self.folder, facts)
             self.folder.save(submission)
-            self.write_tracker(submission)
-            if submission.status == "succeeded":
-                self._after_success(submission, keep_logs=keep_logs)
+            self._after_closing(submission, keep_logs=keep_logs)
             if self.pipeline in PROJECT_PIPELINES:
                 self.folder.prune(KEPT_PROJECT_SUBMISSIONS)
         return submission
@@ -169,6 +175,20 @@ class Work:
     def blocked(self, submission: Submission) -> list[str]:
         """Return the jobs that wait for one that has ended without success."""
         return [job.name for job in submission.live_jobs() if self._never_starts(submission, job)]
+
+    def _carried_out(self, request: Request) -> Submission | None:
+        """Return what became of the same request before, where its answer was lost on the way."""
+        newest = self.folder.numbers()[-KEPT_PROJECT_SUBMISSIONS if self.pipeline in PROJECT_PIPELINES else -1 :]
+        found = (self.folder.read(number) for number in reversed(newest) if request.id)
+        return next((submission for submission in found if submission.request_id == request.id), None)
+
+    def _planned(self, digest: str, request: Request) -> Submission:
+        """Open a submission, or continue the one that is there."""
+        current = self.folder.current()
+        self._check_tracker(current, request.manager_id)
+        if self.pipeline in PROJECT_PIPELINES or current is None or not self._continues(current, digest, request):
+            return self._opened(current, digest, request)
+        return self._continued(self.judged(current), request)
 
     def _continues(self, current: Submission, digest: str, request: Request) -> bool:
         if current.digest == digest:
@@ -197,6 +217,7 @@ class Work:
             flow_run_id=request.flow_run_id,
             prefect_api=request.prefect_api,
             process=request.process,
+            request_id=request.id,
         )
 
     def _continued(self, current: Submission, request: Request) -> Submission:
@@ -213,6 +234,7 @@ class Work:
             prefect_api=request.prefect_api,
             process=request.process,
             manager_id=request.manager_id,
+            request_id=request.id,
         )
         wanted = {job.name: job.resources for job in request.graph.jobs()}
         for job in submission.graph.jobs():
@@ -286,14 +308,14 @@ class Work:
         """Have the scheduler forget the jobs that will never start; return what it knows of the others.
 
         Raises:
-            SubmissionError: it could not be told.
+            NotYetError: it could not be told.
         """
         scheduler = self.scheduler(submission)
         never = [job for job in self.blocked(submission) if self._may_be_handed_over(submission, job)]
         if never and not submission.cancelling and not scheduler.clear(self.folder, submission, never):
-            raise SubmissionError(
+            raise NotYetError(
                 f"{submission.name} cannot be closed yet: {', '.join(never)} will never start, but could not be taken "
-                "away from the scheduler."
+                "away from the scheduler. Nothing was changed. Ask again when it answers."
             )
         return scheduler.usage(submission)
 
@@ -345,7 +367,10 @@ class Work:
         if not (driven and tracker.read().running):  # what a program of 5.1.0 makes of it is corrected at its end
             tracker.set_state(tracker_state(submission))
 
-    def _after_success(self, submission: Submission, *, keep_logs: bool) -> None:
+    def _after_closing(self, submission: Submission, *, keep_logs: bool) -> None:
+        self.write_tracker(submission)
+        if submission.status != "succeeded":
+            return
         if counterpart := _COUNTERPART.get(self.pipeline):
             self.target.tracker(counterpart).abort()
         if not keep_logs:

@@ -1,0 +1,47 @@
+"""Flows in processes of their own, which can be interrupted and killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from tests.conftest import Side
+from tests.prefect_server import REPOSITORY, PrefectServer
+
+
+class Flow:
+    """A long flow in a process of its own; for its words see `tests.long_flow`."""
+
+    def __init__(self, side: Side, prefect: PrefectServer, *words: str) -> None:
+        self.side = side
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.long_flow", str(side.root), *words],
+            env=prefect.environment,
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until(self, condition: Any, seconds: float = 40) -> None:
+        """Wait until `condition()` holds; else fail with what the flow has said."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                self.process.kill()
+                raise AssertionError(self.process.communicate())
+            time.sleep(0.05)
+
+    def end(self, seconds: float = 40) -> tuple[int, dict[str, Any]]:
+        """Wait for its end; return exit code and what it printed."""
+        try:
+            out, err = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(self.process.communicate()) from None
+        lines = out.strip().splitlines()
+        report = json.loads(lines[-1]) if lines else {}
+        return self.process.returncode, {**report, "stderr": err}
