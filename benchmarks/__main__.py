@@ -16,8 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures; prints a table.")
     parser.add_argument(
         "what",
-        choices=("disk", "cluster"),
-        help="disk: state files, checksum, copy and manifest on one disk; cluster: graphs of jobs on a test cluster",
+        choices=("disk", "cluster", "following"),
+        help="disk: state files, checksum, copy and manifest on one disk; cluster: graphs of jobs on a test cluster; "
+        "following: what waiting for a thousand jobs costs there",
     )
     parser.add_argument("folder", nargs="?", help="disk: on the disk to measure (default: the temporary folder's)")
     parser.add_argument("--graphs", default="ABC", help="cluster: which of A, B and C (default: all)")
@@ -27,6 +28,10 @@ def main() -> None:
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     if arguments.what == "disk":
         _disk(console, arguments.folder)
+    elif arguments.what == "following":
+        from benchmarks import following
+
+        show(console, ("following", "measured", "goal"), following.rows())
     else:
         from benchmarks import cluster
 

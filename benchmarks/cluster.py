@@ -70,16 +70,16 @@ class _Bench:
     runs: int = 0
 
     def measure(self, graph: str, measured: Measured) -> None:
-        before = self.requests()
+        before = requests_of(self.cluster)
         measured.floor.append(self.floor(graph))
-        between = self.requests()
+        between = requests_of(self.cluster)
         measured.floor_requests.append(between - before)
         measured.null.append(float(self.flows(graph, "null")["seconds"]))
         logins, channels = self.cluster.sshd.logins, self.cluster.sshd.channels
-        between = self.requests()
+        between = requests_of(self.cluster)
         told = self.flows(graph)
         measured.ours.append(float(told["seconds"]))
-        measured.requests.append(self.requests() - between)
+        measured.requests.append(requests_of(self.cluster) - between)
         measured.megabytes.append(float(told["megabytes"]))
         measured.channels.append((self.cluster.sshd.logins - logins, self.cluster.sshd.channels - channels))
         measured.lost += int(told["of"]) - int(told["succeeded"])
@@ -137,10 +137,10 @@ class _Bench:
             time.sleep(0.1)
         return time.perf_counter() - began
 
-    def requests(self) -> int:
-        """Return how many requests of users' programs the controller has served."""
-        text = self.cluster.command("sdiag")
-        return sum(int(count) for name, count in _REQUEST.findall(text) if _OURS.search(name))
+
+def requests_of(cluster: Cluster) -> int:
+    """Return how many requests of users' programs the controller has served."""
+    return sum(int(count) for name, count in _REQUEST.findall(cluster.command("sdiag")) if _OURS.search(name))
 
 
 def _output(words: list[str], environment: dict[str, str]) -> str:

@@ -14,8 +14,6 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any, ClassVar
 
-from prefect.client.orchestration import get_client
-
 STATE_POLL_SECONDS = 5.0  # a run that no worker started is told of a cancel by its own state only
 PATIENCE = 3  # signals, the last of which ends the process without cleaning up
 
@@ -116,6 +114,8 @@ async def interruptible(flow_run_id: str) -> AsyncIterator[Interruption]:
 
 
 async def _watch_state(flow_run_id: str, ask: Callable[[str], None]) -> None:
+    from prefect.client.orchestration import get_client  # commands that only look do without Prefect
+
     async with get_client() as client:
         while True:
             await asyncio.sleep(STATE_POLL_SECONDS)

@@ -37,6 +37,7 @@ CANCEL_SECONDS = 20.0  # how long a cancel waits for the jobs' ends before it sa
 KILL_AFTER_SECONDS = TERM_GRACE_SECONDS + 2.0  # a script that has not ended by then is killed with its job
 LOOK_SECONDS = 10.0  # between looks at the files of jobs that run: their progress
 LIMBO_SECONDS = 2.0  # the same for jobs whose end is being waited for
+HELD = "JobHeldUser"  # Slurm's word for a retry that has not been released yet
 HOPELESS_SECONDS = 60.0  # a job that waits for what only an administrator can change has been refused after so long
 NEARLY_ALL = 0.95  # of the memory that was asked for: a job that was killed with that much ran out of it
 
@@ -74,9 +75,9 @@ class SlurmScheduler:
             attempt = submission.last(job.name)
             rows = jobs.get(submission.key(job.name, attempt.number), [])
             seen += [(row.id, row.word, row.reason, row.restarts) for row in rows]
-            if not rows or any(row.state is None or row.state.ended for row in rows):
+            if not rows or any(row.state is None or row.state.ended or row.reason == HELD for row in rows):
                 pause = min(pause, LIMBO_SECONDS)
-            elif any(row.state is not JobState.PENDING for row in rows):
+            elif any(row.state is not JobState.PENDING or is_hopeless(row) for row in rows):
                 pause = min(pause, LOOK_SECONDS)
         return (*seen, time.monotonic() // pause)
 

@@ -6,12 +6,13 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trackers.errors import SessionflowError
+from trackers.scheduler import Scheduler
 from trackers.submission import Submission
 from trackers.work import Work
 
@@ -27,8 +28,17 @@ View = Callable[[Any, Any], dict[str, Any]]
 class _Followed:
     work: Work
     submission: Submission
+    scheduler: Scheduler
     last: dict[str, Any] = field(default_factory=dict)
     fingerprint: Hashable = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a job of it waits to be handed over, and can be now."""
+        last = [self.submission.last(job.name) for job in self.submission.live_jobs()]
+        if all(attempt.scheduler_id for attempt in last):
+            return False
+        return self.scheduler.due(self.work.folder, self.submission)
 
 
 class Watcher:
@@ -38,6 +48,9 @@ class Watcher:
         self._emit = emit
         self._view = view
         self._followed: dict[str, _Followed] = {}
+        self._ids: set[str] = set()  # of the followed submissions
+        self._folders: frozenset[Path] = frozenset()  # in which their jobs announce
+        self._gap = 0.0
         self._announced: set[str] = set()
         self._asked, self._due, self._interval = 0.0, 0.0, SHORTEST_SECONDS
         self._lock = threading.Lock()
@@ -46,9 +59,13 @@ class Watcher:
 
     def follow(self, key: str, work: Work, number: int, seen: dict[str, Any]) -> None:
         """Report what changes from `seen` on, as events with `key`."""
-        followed = _Followed(work, work.folder.read(number), seen)
+        submission = work.folder.read(number)
+        followed = _Followed(work, submission, work.scheduler(submission), seen)
         with self._lock:
             self._followed[key] = followed
+            self._ids.add(submission.id)
+            self._folders |= {work.target.site.announcements}
+            self._gap = max(self._gap, followed.scheduler.shortest_gap_seconds)
             self._interval = SHORTEST_SECONDS
             self._due = min(self._due, time.monotonic() + SHORTEST_SECONDS)
             if not self._thread.is_alive():
@@ -61,14 +78,15 @@ class Watcher:
     def _run(self) -> None:
         while not self._stopping.wait(TICK_SECONDS):
             with self._lock:
-                followed = dict(self._followed)
-            if not followed:
-                continue
-            ids = {item.submission.id for item in followed.values()}
-            self._announced |= announced({item.work.target.site.announcements for item in followed.values()}, ids)
+                if not self._followed:
+                    continue
+                folders, ids, gap = self._folders, self._ids, self._gap
+            # one look into a folder: this runs ten times a second, also with a thousand submissions that wait
+            self._announced |= announced(folders, ids)
             now = time.monotonic()
-            gap = max(_scheduler(item).shortest_gap_seconds for item in followed.values())
             if now >= self._due or (self._announced and now >= self._asked + gap):
+                with self._lock:
+                    followed = dict(self._followed)
                 try:
                     self._look_at_all(followed)
                 except Exception as error:  # the loop must not end: nobody would be told of anything any more
@@ -84,8 +102,8 @@ class Watcher:
             scheduler.ask(submissions)
         changed = False
         for key, item in followed.items():
-            fingerprint = _scheduler(item).fingerprint(item.submission)
-            if fingerprint is None or fingerprint != item.fingerprint or item.submission.id in heard or _waits(item):
+            fingerprint = item.scheduler.fingerprint(item.submission)
+            if fingerprint is None or fingerprint != item.fingerprint or item.submission.id in heard or item.waits:
                 item.fingerprint = fingerprint
                 changed |= self._look(key, item)
         self._interval = SHORTEST_SECONDS if changed or heard else min(self._interval * WIDENING, LONGEST_SECONDS)
@@ -117,9 +135,10 @@ class Watcher:
         with self._lock:
             if self._followed.get(key) is item:
                 del self._followed[key]
+                self._ids = {other.submission.id for other in self._followed.values()}
 
 
-def announced(folders: Collection[Path], ids: Collection[str]) -> set[str]:
+def announced(folders: Iterable[Path], ids: Container[str]) -> set[str]:
     """Return which of the submissions have jobs that announced something, and take their announcements away."""
     found = set()
     for folder in folders:
@@ -132,17 +151,8 @@ def announced(folders: Collection[Path], ids: Collection[str]) -> set[str]:
     return found
 
 
-def _scheduler(item: _Followed) -> Any:
-    return item.work.scheduler(item.submission)
-
-
-def _waits(item: _Followed) -> bool:
-    """Whether a job of it waits to be handed over, and can be now."""
-    return bool(_scheduler(item).due(item.work.folder, item.submission))
-
-
-def _by_scheduler(followed: Collection[_Followed]) -> list[tuple[Any, list[Submission]]]:
-    groups: dict[str, tuple[Any, list[Submission]]] = {}
+def _by_scheduler(followed: Iterable[_Followed]) -> list[tuple[Scheduler, list[Submission]]]:
+    groups: dict[str, tuple[Scheduler, list[Submission]]] = {}
     for item in followed:
-        groups.setdefault(item.submission.scheduler, (_scheduler(item), []))[1].append(item.submission)
+        groups.setdefault(item.submission.scheduler, (item.scheduler, []))[1].append(item.submission)
     return list(groups.values())
