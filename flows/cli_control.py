@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli import server_of
-from flows.terminal import confirm, history_page, status_table
+from flows.session_page import history_page
+from flows.terminal import confirm, status_table
 from tasks.client import connected
 from tasks.servers import Server
 from trackers.errors import BadInputError

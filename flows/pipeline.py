@@ -21,11 +21,12 @@ from flows.gate import Turn, turn_of_this_run
 from tasks.client import Client, connected
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.interruption import Interruption, interruptible
-from tasks.jobs import Submitted, end_jobs, finish, follow, submit, why
+from tasks.jobs import Submitted, end_jobs, finish, follow, submit
 from tasks.lease import Lease, give_back, holder, leased
 from tasks.outcome import carried_out, in_sentences, result_of, to_the_end
 from tasks.prefect_api import reach_prefect, while_prefect_answers
 from tasks.reports import JobReport, PipelineReport, SessionReport, SweepReport
+from tasks.words import why
 from trackers.errors import NotEligibleError, SessionDataError
 from trackers.graph import MANAGER_ID, PYTHON, Graph, Stage
 from trackers.lock import Holder

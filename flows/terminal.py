@@ -87,7 +87,7 @@ def _wide_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Tabl
             table.add_row(*names, "", Text(str(row["problem"]), style="bold red"))
             continue
         cells = [styled(_cell(row["pipelines"][column.upper()])) for column in COLUMNS]
-        table.add_row(*names, row["session_type"], _state(row), *cells, *([Text(row["notes"])] if notes else []))
+        table.add_row(*names, row["session_type"], state_of(row), *cells, *([Text(row["notes"])] if notes else []))
     return table
 
 
@@ -99,7 +99,7 @@ def _narrow_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Gr
         if row["problem"]:
             table.add_row("", "problem", Text(str(row["problem"]), style="bold red"))
         else:
-            table.add_row("", str(row["session_type"]), _state(row))
+            table.add_row("", str(row["session_type"]), state_of(row))
             cells = {column: _cell(row["pipelines"][column.upper()]) for column in COLUMNS}
             for column, cell in cells.items():
                 if cell:
@@ -108,40 +108,6 @@ def _narrow_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Gr
                 table.add_row("", "notes", Text(row["notes"]))
         parts.append(table)
     return Group(*parts)
-
-
-def history_page(page: dict[str, Any]) -> str:
-    """Return what is known of a session: how it is, what its results were made of, and all that was done."""
-    facts = page["facts"]
-    lines = [
-        f"{facts['target']}: {facts['session_type']}, {_state(facts)}",
-        f"locked by {facts['lock']['description']}",
-        "",
-        "Results",
-    ]
-    for result in page["results"]:
-        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        outputs = f"{len(result['outputs'])} outputs, {sum(int(o['size']) for o in result['outputs']):,} bytes"
-        raw_data = result["inputs"].get("raw_data_checksum") or "unknown"
-        lines += [
-            f"  {result['pipeline'].lower()}: {result['ended'][:19]} UTC, asked for by {_asked_for(result)}",
-            f"    settings {result['settings'] or 'none'}; versions {versions}",
-            f"    from raw_data with checksum {raw_data}; {outputs}",
-            *(f"    note: {note}" for note in result["notes"]),
-        ]
-    lines += ["", "History"]
-    for row in page["history"]:
-        if "problem" in row:
-            lines.append(f"  {row['name']}: {row['problem']}")
-            continue
-        asked = f", asked for by {_asked_for(row)}" if row["requested_by"] else ""
-        lines.append(f"  {row['opened'][:19]} {row['name']} {row['status']}{asked}")
-        lines += [f"    {job}: {'; then '.join(attempts)}" for job, attempts in row["jobs"].items()]
-    return "\n".join(lines)
-
-
-def _asked_for(record: dict[str, Any]) -> str:
-    return f"{record['requested_by']} (unverified)" if record["requested_by"] else "?"
 
 
 def report_table(reports: list[Any]) -> str:
@@ -244,7 +210,8 @@ def _cell(facts: dict[str, Any]) -> str:
     return f"{facts['status']} {facts['ended'][:10]}".strip() if facts["status"] else ""
 
 
-def _state(facts: dict[str, Any]) -> str:
+def state_of(facts: dict[str, Any]) -> str:
+    """Say whether a session is complete and archived, or why it is not complete."""
     if not facts["complete"]:
         return str(facts["completeness"])
     if facts["archived"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.terminal import history_page
+from flows.session_page import history_page
 from tests.conftest import SESSION, Side, all_ended, make_session, states
 from tests.sweeping import NAME, contents, dead_process, hold, only, session, settled, sweep, sweeper, sweeping
 from tests.test_interruptions import job_processes, supervisors

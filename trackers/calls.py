@@ -19,9 +19,8 @@ from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
 from trackers.protocol import PROTOCOL
 from trackers.site import Site
-from trackers.states import JobState
-from trackers.submission import Submission
 from trackers.targets import Target
+from trackers.views import view
 from trackers.work import Request, Work
 
 Call = Callable[[dict[str, Any]], Any]
@@ -192,53 +191,6 @@ def sweep_repair(arguments: dict[str, Any]) -> dict[str, Any]:
     """Repair one session, or close one manifest, whose owner was found dead."""
     seen = _lock_state(arguments["seen"]) if arguments.get("seen") else None
     return sweep.repair(_target(arguments), int(arguments.get("number") or 0), seen, _holder(arguments["holder"]))
-
-
-def view(work: Work, submission: Submission) -> dict[str, Any]:
-    """Return what people and flows see of a submission."""
-    blocked = set(work.blocked(submission)) if submission.open else set()
-    return {
-        "target": submission.target,
-        "pipeline": submission.pipeline.name,
-        "name": submission.name,
-        "id": submission.id,
-        "number": submission.number,
-        "status": submission.status,
-        "cancelling": submission.cancelling,
-        "manager_id": submission.manager_id,
-        "opened": submission.opened,
-        "ended": submission.ended,
-        "jobs": [
-            {"stage": stage.name, **_job_view(work, submission, job.name, blocked=job.name in blocked)}
-            for stage in submission.graph.stages
-            for job in stage.jobs
-        ],
-    }
-
-
-def _job_view(work: Work, submission: Submission, job: str, *, blocked: bool) -> dict[str, Any]:
-    attempt = submission.last(job)
-    files = work.folder.attempt_files(submission, job, attempt.number)
-    failed = attempt.state.ended and attempt.state is not JobState.COMPLETED
-    return {
-        "name": job,
-        "attempt": attempt.number,
-        "state": attempt.state.value,
-        "over": blocked or (attempt.state.ended and submission.next_resources(job) is None),
-        "blocked": blocked,
-        "reason": attempt.reason,
-        "earlier": [f"attempt {a.number} {a.state}: {a.reason}" for a in submission.attempts[job][:-1]],
-        "exit_code": attempt.exit_code,
-        "id": attempt.scheduler_id,
-        "resources": asdict(attempt.resources),
-        "usage": asdict(attempt.usage),
-        "planned": attempt.planned,
-        "ended": attempt.ended,
-        "output": str(files.output),
-        "errors": str(files.errors),
-        "progress": files.progress() if attempt.state is JobState.RUNNING else "",
-        "tail": files.last_lines() if failed else [],
-    }
 
 
 def _site(arguments: dict[str, Any]) -> Site:

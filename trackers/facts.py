@@ -15,6 +15,7 @@ from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
 from trackers.submission import Submission
 from trackers.targets import PROJECT_PIPELINES, Target
+from trackers.views import unfinished
 
 SESSION_PIPELINES = tuple(
     p
@@ -127,7 +128,10 @@ def sessions_of(target: Target, animal: str = "", unreadable: dict[str, str] | N
 
 
 def history(target: Target) -> list[dict[str, Any]]:
-    """Return every submission of a session, oldest first, with the end of each job."""
+    """Return every submission of a session, oldest first, with the end of each attempt at each job.
+
+    `unfinished` has all that is known of the jobs that did not succeed.
+    """
     rows: list[dict[str, Any]] = []
     for folder in target.all_submissions().values():
         for number in folder.numbers():
@@ -149,6 +153,7 @@ def history(target: Target) -> list[dict[str, Any]]:
                         job: [f"{a.state.value}{': ' + a.reason if a.reason else ''}" for a in attempts]
                         for job, attempts in submission.attempts.items()
                     },
+                    "unfinished": unfinished(folder, submission),
                 }
             )
     return sorted(rows, key=lambda row: str(row["opened"]))

@@ -10,9 +10,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
-from trackers.calls import CALLS, followed_work, view
+from trackers.calls import CALLS, followed_work
 from trackers.errors import BadInputError, FileSystemError, SessionflowError
 from trackers.protocol import PROTOCOL
+from trackers.views import view
 from trackers.watcher import Watcher
 
 WORKERS = 8

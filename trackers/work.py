@@ -327,17 +327,10 @@ class Work:
 
     def _own_usage(self, submission: Submission) -> dict[str, Usage]:
         """Return what the jobs' own records say that they took."""
-        found = {}
-        for job in submission.attempts:
-            files = self.folder.attempt_files(submission, job, submission.last(job).number)
-            restart = (files.owner() or (0, ""))[0]
-            record, started = exit_record(files, None), files.started(restart)
-            found[job] = Usage(
-                node=started[0] if started else "",
-                ran_seconds=record.seconds if record else None,
-                cpu_seconds=record.cpu_seconds if record else None,
-            )
-        return found
+        return {
+            job: own_usage(self.folder.attempt_files(submission, job, submission.last(job).number))
+            for job in submission.attempts
+        }
 
     def _never_starts(self, submission: Submission, job: Job) -> bool:
         """Whether a job has not begun, and will not: it is being cancelled, or a job before it ended otherwise."""
@@ -390,3 +383,13 @@ def exit_record(files: AttemptFiles, sighting: Sighting | None) -> ExitRecord | 
         return parse_exit_record(files.exit_record(restarts).read_text())
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def own_usage(files: AttemptFiles) -> Usage:
+    """Return what the own records of an attempt say that it took."""
+    record, started = exit_record(files, None), files.started((files.owner() or (0, ""))[0])
+    return Usage(
+        node=started[0] if started else "",
+        ran_seconds=record.seconds if record else None,
+        cpu_seconds=record.cpu_seconds if record else None,
+    )
