@@ -209,7 +209,12 @@ class Cluster:
         """Put a running job back into the queue and let it start again without Slurm's wait of two minutes."""
         self.command("scontrol", "requeue", job)
         self.wait(job, "PENDING")
-        self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+        def begins() -> bool:  # the controller may set the two minutes only once the old processes are gone
+            self._try("scontrol", "update", f"JobId={job}", "StartTime=now")
+            return self.state(job) != "PENDING"
+
+        wait_until(begins, 20.0)
 
     def write_state(self) -> None:
         """Make the controller write down what it knows, which it else does seldom: not each time when it starts a job.
