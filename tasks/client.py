@@ -227,5 +227,6 @@ def error_of(data: dict[str, Any]) -> Exception:
         kind = errors.SessionflowError
     error = kind.__new__(kind)
     Exception.__init__(error, data["message"])  # the message is complete; no class adds to it here
+    error.remedy = str(data.get("remedy") or "")
     error.exit_code = int(data["exit_code"])
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -179,7 +180,8 @@ def test_a_locked_session_is_exit_code_3_and_says_who_has_it(root: Path, prefect
     refused = sessionflow("run", "checksum", *roots(root), *names, environment=prefect.environment)
     assert refused.returncode == 3
     assert "4711" in refused.stderr
-    assert f"sessionflow lock release {session}" in refused.stderr
+    assert "Its process" in refused.stderr or "its process" in refused.stderr
+    assert refused.stderr.endswith(f"If that manager is gone for good: sessionflow lock release {session}\n")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0\1\2", b"- a list\n", b"_manager_id: a string\n"])
@@ -193,7 +195,11 @@ def test_a_lock_is_released_after_a_confirmation_only_corrupt_ones_too(root: Pat
     before = path.read_bytes()
     shown = sessionflow("lock", "show", str(session))
     assert shown.returncode == 0
-    assert "4711" in shown.stdout or "session_lock.yaml" in shown.stdout
+    if content is None:
+        assert f"Project/305/{SESSION} is locked by manager 4711, " in shown.stdout
+    else:
+        assert shown.stdout.startswith(f"Project/305/{SESSION}: {path} cannot be read: ")
+        assert shown.stdout.endswith(f"sessionflow lock release {session}\n")
     refused = sessionflow("lock", "release", str(session))
     assert refused.returncode == 2
     assert path.read_bytes() == before
@@ -211,7 +217,9 @@ def test_a_tracker_is_reset_after_a_confirmation_only_corrupt_ones_too(root: Pat
     ProcessingTracker(path).start(4711)
     if content is not None:
         path.write_bytes(content)
-    assert sessionflow("tracker", "show", str(session), "behavior").returncode == 0
+    shown = sessionflow("tracker", "show", str(session), "behavior")
+    assert shown.returncode == 0
+    assert shown.stdout.count(str(path)) == 1
     assert sessionflow("tracker", "reset", str(session), "behavior").returncode == 2
     done = sessionflow("tracker", "reset", str(session), "behavior", "--yes")
     assert done.returncode == 0, done.stderr
@@ -220,28 +228,18 @@ def test_a_tracker_is_reset_after_a_confirmation_only_corrupt_ones_too(root: Pat
         assert "4711" in done.stdout
 
 
-def test_the_server_side_answers_single_calls_and_starts_quickly(root: Path) -> None:
-    import json
-    import time
-
+def test_the_server_side_answers_single_calls_and_loads_nothing_heavy(root: Path) -> None:
     arguments = {"site": {"storage": str(root / "storage")}, "project": "Project"}
-    command = [sys.executable, "-P", "-m", "trackers", "status", json.dumps(arguments)]
+    command = [sys.executable, "-P", "-X", "importtime", "-m", "trackers", "status", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["result"][0]["session"] == SESSION
-    loaded = subprocess.run(
-        [sys.executable, "-P", "-X", "importtime", "-m", "trackers", "hello"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    imported = {line.rsplit("|", maxsplit=1)[-1].strip() for line in loaded.stderr.splitlines() if "|" in line}
+    imported = {line.rsplit("|", maxsplit=1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert not {"prefect", "paramiko", "numpy", "polars", "rich", "pydantic"} & imported
-    best = {}
-    for words in (["-c", "pass"], ["-P", "-m", "trackers", "hello"]):
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, *words], check=True, capture_output=True)
-            times.append(time.perf_counter() - started)
-        best[words[-1]] = min(times)
-    assert best["hello"] - best["pass"] < 0.15 * 2  # promised 0.15 s; twice that on a busy machine
+
+
+@pytest.mark.parametrize("pipeline", ["multiday", "forging"])
+def test_a_session_has_no_tracker_of_a_datasets_pipeline(root: Path, pipeline: str) -> None:
+    refused = sessionflow("tracker", "show", f"Project/305/{SESSION}", pipeline, *roots(root))
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.endswith(f"does not work on Project/305/{SESSION}. Nothing was done.\n")

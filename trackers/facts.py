@@ -14,14 +14,8 @@ from trackers.names import ProcessingPipelines, validate_name, validate_session_
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
 from trackers.submission import Submission
-from trackers.targets import PROJECT_PIPELINES, Target
+from trackers.targets import SESSION_PIPELINES, Target
 from trackers.views import unfinished
-
-SESSION_PIPELINES = tuple(
-    p
-    for p in ProcessingPipelines
-    if p not in PROJECT_PIPELINES | {ProcessingPipelines.MULTIDAY, ProcessingPipelines.FORGING}
-)
 
 
 def describe(target: Target) -> dict[str, Any]:

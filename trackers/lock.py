@@ -6,13 +6,13 @@ import json
 import re
 import reprlib
 import secrets
-import shlex
 import socket
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trackers.commands import on_session
 from trackers.errors import FileSystemError, SessionLockedError, StaleLeaseError, TrackerCorruptError
 from trackers.files import atomic_write, locked, parse_yaml, read_file, read_settled, refuse_cut_off
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
@@ -120,7 +120,7 @@ class SessionLock:
         with locked(self.file_path):
             state = self._read()
             if not state.free and state.manager_id != manager_id:
-                raise SessionLockedError(self.refusal(state, f"Manager {manager_id} was refused"))
+                raise self.refusal(state, f"Manager {manager_id} was refused")
             self._take(holder, newly=state.free)
         return holder
 
@@ -134,7 +134,7 @@ class SessionLock:
         with locked(self.file_path):
             state = self._read()
             if state != expected:
-                raise SessionLockedError(self.refusal(state, "The lock changed hands meanwhile; nothing was taken"))
+                raise self.refusal(state, "The lock changed hands meanwhile")
             self._take(holder, newly=True)
         return holder
 
@@ -170,7 +170,7 @@ class SessionLock:
             if held_by == NOBODY:
                 return
             if held_by != manager_id:
-                raise SessionLockedError(self.refusal(self._read(), f"Manager {manager_id} cannot release it"))
+                raise self.refusal(self._read(), f"Manager {manager_id} cannot release it")
             if incarnation is not None:
                 self._current(incarnation)
             self._free()
@@ -194,7 +194,7 @@ class SessionLock:
                 "Nothing was changed. Take the lock first."
             )
         if state.manager_id != manager_id:
-            raise SessionLockedError(self.refusal(state, f"Manager {manager_id} may not work on it"))
+            raise self.refusal(state, f"Manager {manager_id} may not work on it")
 
     def read(self) -> LockState:
         """Return who holds the lock; a missing file is a free lock, and stays missing.
@@ -238,7 +238,8 @@ class SessionLock:
         state = self._read()
         if state.holder is None or state.holder.incarnation != incarnation:
             raise StaleLeaseError(
-                self.refusal(state, "The lock has passed to another process; this request was refused")
+                f"{self._session} is locked by {state.describe()}. The lock has passed to another process; this "
+                "request was refused, and nothing was changed."
             )
         return state.holder
 
@@ -270,17 +271,22 @@ class SessionLock:
 
     @property
     def _remedy(self) -> str:
-        return f"Look at it, then reset it with: sessionflow lock release {shlex.quote(str(self._session))}"
+        return f"Look at it, then reset it with: {self.release_command}"
+
+    @property
+    def release_command(self) -> str:
+        """The command with which a person frees the lock."""
+        return on_session(self._session, "lock", "release")
 
     @property
     def _session(self) -> Path:
         return self.file_path.parent.parent
 
-    def refusal(self, state: LockState, event: str) -> str:
-        """Say who holds the lock, what was refused therefore, and how to clear it."""
-        return (
-            f"{self._session} is locked by {state.describe()}. {event}; nothing was changed. "
-            f"If that manager is gone for good: sessionflow lock release {shlex.quote(str(self._session))}"
+    def refusal(self, state: LockState, event: str) -> SessionLockedError:
+        """Return the error that says who holds the lock, what was refused therefore, and how to clear it."""
+        remedy = "Try again." if state.free else f"If that manager is gone for good: {self.release_command}"
+        return SessionLockedError(
+            f"{self._session} is locked by {state.describe()}. {event}; nothing was changed.", remedy
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
+from trackers.commands import NAME_VARIABLE, on_session
 from trackers.errors import FileSystemError, NotYetError, SessionLockedError, SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job
@@ -18,6 +19,7 @@ from trackers.script import job_script, parse_exit_record
 from trackers.states import ExitRecord, JobState, Sighting
 from trackers.submission import AttemptFiles, Submission, Usage, digest_of, new_submission
 from trackers.targets import PROJECT_PIPELINES, Target
+from trackers.tracker import reset_command
 
 KEPT_PROJECT_SUBMISSIONS = 20  # a project's manifest is made after every run on every session
 _COUNTERPART = {
@@ -196,7 +198,8 @@ class Work:
         if current.open and self.running(self.judged(current)):
             raise SubmissionError(
                 f"{self.pipeline} of {self.target.name} was started with other settings, and its jobs still run or "
-                "wait. Nothing was submitted. Wait for them, or end them with: sessionflow cancel"
+                "wait. Nothing was submitted. "
+                f"Wait for them, or end them with: {on_session(self.target.paths.storage_directory, 'cancel')}"
             )
         return False
 
@@ -268,8 +271,9 @@ class Work:
         if files.script.exists():
             return
         make_directory(files.directory)
+        variables = {**job.variables, **({NAME_VARIABLE: self.target.site.name} if self.target.site.name else {})}
         script = job_script(
-            job,
+            replace(job, variables=variables),
             submission.key(job.name, attempt.number),
             files,
             self.target.site.announcements,
@@ -347,8 +351,7 @@ class Work:
         if state.running and state.manager_id not in known:
             raise TrackerOwnedError(
                 f"{tracker.file_path} is running under manager {state.manager_id}, which holds no lock and no record "
-                "here. Nothing was submitted. If that manager is gone for good: sessionflow tracker reset "
-                f"{self.target.name} {self.pipeline.name.lower()}"
+                f"here. Nothing was submitted. If that manager is gone for good: {reset_command(tracker.file_path)}"
             )
 
     def write_tracker(self, submission: Submission) -> None:
