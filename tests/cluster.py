@@ -210,11 +210,11 @@ class Cluster:
         self.command("scontrol", "requeue", job)
         self.wait(job, "PENDING")
 
-        def begins() -> bool:  # the controller may set the two minutes only once the old processes are gone
+        def started() -> bool:  # the wait is set at the end of the first run, which may come after an update
             self._try("scontrol", "update", f"JobId={job}", "StartTime=now")
-            return self.state(job) != "PENDING"
+            return wait_until(lambda: self.state(job) != "PENDING", 2.0)
 
-        wait_until(begins, 20.0)
+        wait_until(started, 20.0)
 
     def write_state(self) -> None:
         """Make the controller write down what it knows, which it else does seldom: not each time when it starts a job.

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from trackers import environments, facts, leases, sweep
-from trackers.errors import BadInputError
+from trackers.errors import BadInputError, TrackerCorruptError
 from trackers.graph import Graph
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
@@ -97,7 +97,11 @@ def lock_release(arguments: dict[str, Any]) -> None:
 def lock_show(arguments: dict[str, Any]) -> dict[str, Any]:
     """Say who holds a session, and which jobs are live."""
     target = _target(arguments)
-    return {**facts.lock_facts(target), "live_jobs": leases.live_jobs(target)}
+    try:
+        live = leases.live_jobs(target)
+    except TrackerCorruptError as error:  # who holds it can be said all the same
+        live = [f"(unknown: {error.path} cannot be read)"]
+    return {**facts.lock_facts(target), "live_jobs": live}
 
 
 def lock_force(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -256,7 +256,12 @@ class SubmissionFolder:
         """Return the numbers of all submissions, oldest first."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal() and (p / RECORD).exists())
+        return sorted(
+            int(path.name)
+            for path in self.directory.iterdir()
+            # one that has jobs and has lost its record is there all the same: its jobs may run
+            if path.name.isdecimal() and ((path / RECORD).exists() or (path / "jobs").is_dir())
+        )
 
     def read(self, number: int) -> Submission:
         """Return one submission.
