@@ -238,7 +238,7 @@ def test_a_requeued_job_is_followed_under_its_id(slurm: SlurmSide, tmp_path: Pat
     view = slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
     slurm.cluster.requeue(by_name(view)["a"]["id"])
     view = slurm.wait(view, all_over, seconds=60)
-    assert slurm.finish(view)["status"] == "succeeded"
+    assert slurm.finish(view)["status"] == "succeeded", [(j["name"], j["state"], j["reason"]) for j in view["jobs"]]
     assert trace.read_text().split() == ["a", "a", "b"]
     assert by_name(view)["a"]["attempt"] == 1
 
