@@ -18,6 +18,7 @@ from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
 from trackers.protocol import PROTOCOL
+from trackers.results import own_version
 from trackers.site import Site
 from trackers.targets import Target
 from trackers.views import view
@@ -28,15 +29,9 @@ Call = Callable[[dict[str, Any]], Any]
 
 def hello(arguments: dict[str, Any]) -> dict[str, Any]:
     """Say who answers, with the versions in the environments of the site, and this computer's time."""
-    from importlib import metadata
-
-    try:
-        version = metadata.version("sessionflow")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
     return {
         "protocol": PROTOCOL,
-        "version": version,
+        "version": own_version(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "host": socket.gethostname(),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import reprlib
-import secrets
 import socket
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ class Holder:
     """
 
     manager_id: int
-    incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
+    incarnation: str = field(default_factory=lambda: os.urandom(8).hex())
     host: str = field(default_factory=socket.gethostname)
     user: str = field(default_factory=this_account)
     requested_by: str = ""

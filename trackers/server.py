@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 from trackers.calls import CALLS, followed_work
@@ -52,6 +51,8 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
     A submission that was asked for with `watch` is followed from then on: what changes comes as lines with `event`.
     """
+    from concurrent.futures import ThreadPoolExecutor  # a single call does without, and starts the faster
+
     lock = threading.Lock()
 
     def say(message: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -224,7 +223,7 @@ class Submission:
 def new_submission(graph: Graph, **facts: Any) -> Submission:
     """Return a submission with a first attempt planned for every job."""
     attempts: dict[str, tuple[Attempt, ...]] = {job.name: (Attempt(1, job.resources),) for job in graph.jobs()}
-    return Submission(id=secrets.token_hex(6), graph=graph, attempts=attempts, **facts)
+    return Submission(id=os.urandom(6).hex(), graph=graph, attempts=attempts, **facts)
 
 
 @dataclass(frozen=True)
