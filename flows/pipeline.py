@@ -18,12 +18,14 @@ from prefect.states import Completed, Failed
 
 from flows.eligibility import Facts, done, obstacle, status
 from flows.gate import Turn, turn_of_this_run
-from tasks.client import Client, connected
+from tasks.artifacts import board, board_of, connected_in_run
+from tasks.client import Client
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.interruption import Interruption, interruptible
 from tasks.jobs import Submitted, end_jobs, finish, follow, submit
 from tasks.lease import Lease, give_back, holder, leased
 from tasks.outcome import carried_out, in_sentences, result_of, to_the_end
+from tasks.pages import jobs_page, jobs_progress, never_started
 from tasks.prefect_api import reach_prefect, while_prefect_answers
 from tasks.reports import JobReport, PipelineReport, SessionReport, SweepReport
 from tasks.words import why
@@ -99,7 +101,8 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
     def decorate(function: Callable[P, Coroutine[Any, Any, R]]) -> ReportingFlow[P, R]:
         @functools.wraps(function)
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
-            async with _between_start_and_end(), interruptible(_flow_run().flow_run_id):
+            run_id = _flow_run().flow_run_id
+            async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
                 return await in_sentences(_with_manifests)(functools.partial(function, *args, **kwargs))
 
         return ReportingFlow(reporting, name=name, flow_run_name=run_name, persist_result=False)
@@ -225,7 +228,10 @@ class Run:
         except Exception:
             await end_jobs(self.lease)
             raise
-        return self._report(view, time.monotonic() - started)
+        report = self._report(view, time.monotonic() - started)
+        kept = self.keep_job_logs
+        board().finish(lambda: jobs_progress(view), lambda: jobs_page(view, report, keep_logs=kept))
+        return report
 
     async def _followed(self, graph: Graph) -> dict[str, Any]:
         assert self.lease is not None  # noqa: S101 - see __call__
@@ -251,7 +257,7 @@ class Run:
             view["target"],
             _STATUS[view["status"]],
             ran=True,
-            reason="; ".join(why(job) for job in failed if not job["blocked"]),
+            reason="; ".join(why(job) for job in [j for j in failed if not never_started(j)] or failed),
             seconds=seconds,
             jobs=tuple(
                 JobReport(
@@ -265,6 +271,7 @@ class Run:
                 for job in view["jobs"]
             ),
             notes=tuple(view.get("notes", ())),
+            flow_run_id=_flow_run().flow_run_id,
         )
 
 
@@ -292,7 +299,7 @@ async def connected_session(
 ) -> AsyncIterator[Connection]:
     """Connect to the server that has a session; none: this computer."""
     server = server or this_computer()
-    async with connected(server) as client:
+    async with connected_in_run(server) as client:
         yield Connection(server, client, {"project": project, "animal": animal, "session": session})
 
 
@@ -360,7 +367,7 @@ async def project_pipeline(
     """Make a project ready for a pipeline of its own; a project has no lock, and nobody is kept out."""
     server = server or this_computer()
     target = {"project": project}
-    async with connected(server) as client:
+    async with connected_in_run(server) as client:
         run = Run(which, server, target, settings, True, keep_job_logs, requested_by)
         run.lease = Lease(client, target, manager_id_of_flow_run(_flow_run().flow_run_id), "")
         yield run

@@ -392,7 +392,7 @@ class AttemptFiles:
 
     def revoke(self) -> bool:
         """Make sure that the attempt does not begin any more; False where it has begun, or the volume is full."""
-        mine = self.directory / f".{REVOKED}.{secrets.token_hex(4)}"
+        mine = self.directory / f".{REVOKED}.{os.urandom(4).hex()}"
         try:
             mine.write_text(REVOKED + "\n")
             with contextlib.suppress(FileExistsError):
