@@ -213,8 +213,6 @@ class Run:
             assert self.skipped is not None  # noqa: S101 - without a lease there is a reason
             return self.skipped
         started = time.monotonic()
-        if self.pipeline is not ProcessingPipelines.MANIFEST:
-            manifest_later(self.target["project"], self.server)
         try:
             view = await self._followed(self.server.with_resources(self.pipeline.name.lower(), Graph(stages)))
         except asyncio.CancelledError:
@@ -226,7 +224,8 @@ class Run:
                 await give_back(self.lease)  # now: the runs around this one report to Prefect first, which may hang
             raise
         except Exception:
-            await end_jobs(self.lease)
+            if await end_jobs(self.lease):
+                self._changed_the_project()
             raise
         report = self._report(view, time.monotonic() - started)
         kept = self.keep_job_logs
@@ -245,10 +244,16 @@ class Run:
             "process": asdict(ProcessIdentity.of_this_process()),
         }
         view = await to_the_end(carried_out(submit, self.lease, request, graph))
+        self._changed_the_project()
         async with Submitted(self.lease, view) as submitted:
             await asyncio.gather(*(_follow(submitted, job["stage"], job["name"]) for job in view["jobs"]))
             closed: dict[str, Any] = await carried_out(finish, submitted, self.keep_job_logs)
         return closed
+
+    def _changed_the_project(self) -> None:
+        """Have the manifest regenerated; a run that was refused changed nothing of what it shows."""
+        if self.pipeline is not ProcessingPipelines.MANIFEST:
+            manifest_later(self.target["project"], self.server)
 
     def _report(self, view: dict[str, Any], seconds: float) -> PipelineReport:
         failed = [job for job in view["jobs"] if job["state"] != "COMPLETED"]

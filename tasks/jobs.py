@@ -191,15 +191,20 @@ async def finish(submitted: Submitted, keep_logs: bool) -> View:
     raise AssertionError
 
 
-async def end_jobs(lease: Lease) -> None:
-    """End every job that was submitted under this lease; the lease is marked where one may be left."""
+async def end_jobs(lease: Lease) -> bool:
+    """End every job that was submitted under this lease; the lease is marked where one may be left.
+
+    Returns:
+        whether a submission was open, or may have been.
+    """
     try:
         outcome = await lease.ask_within(END_SECONDS, "cancel_all", manager_id=lease.manager_id)
     except (UnreachableError, LoginNeededError) as error:
         lease.abandon = f"its jobs could not be ended, since the server is out of reach ({error})"
-        return
+        return True
     except SessionflowError as error:  # the lock must stay: nobody knows whether one still runs
         lease.abandon = f"it is not known whether its jobs have ended: {error}"
-        return
+        return True
     if outcome["left"]:
         lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended"
+    return bool(outcome["ended"] or outcome["left"])

@@ -16,6 +16,7 @@ from tests.flow_process import Flow
 from tests.prefect_server import PrefectServer
 from trackers.kill import KEY_VARIABLE
 from trackers.lock import SessionLock
+from trackers.tracker import ProcessingTracker
 
 CLEANUP_SECONDS = 10 + 5  # promised, and slack for a busy machine
 
@@ -91,6 +92,21 @@ def test_an_error_of_the_flow_ends_its_jobs_and_frees_the_lock(side: Side, prefe
     assert traces(side) == ["begun"]
     assert not job_processes(side)
     assert (tracker(side), locked(side)) == ("", False)
+
+
+def test_a_run_that_was_refused_regenerates_no_manifest_and_one_that_failed_does(
+    side: Side, prefect: PrefectServer
+) -> None:
+    path = side.root / "storage" / "Project" / "305" / SESSION / "tracking_data" / "checksum_resolution_tracker.yaml"
+    manifest = side.root / "storage" / "Project" / "Project_manifest.feather"
+    ProcessingTracker(path).start(7)  # as a manager of sl-shared-assets does, and dies
+    code, report = Flow(side.root, prefect, "true").end()
+    assert (code, report.get("error")) == (3, "TrackerOwnedError"), report
+    assert not manifest.exists()
+    assert not locked(side)
+    ProcessingTracker(path).abort()
+    assert Flow(side.root, prefect, "exit 3").end()[0] == 1
+    assert manifest.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
