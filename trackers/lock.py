@@ -121,7 +121,7 @@ class SessionLock:
             state = self._read()
             if not state.free and state.manager_id != manager_id:
                 raise self.refusal(state, f"Manager {manager_id} was refused")
-            self._take(holder, newly=state.free)
+            self._take(holder, state)
         return holder
 
     def take_over(self, expected: LockState, holder: Holder) -> Holder:
@@ -135,7 +135,7 @@ class SessionLock:
             state = self._read()
             if state != expected:
                 raise self.refusal(state, "The lock changed hands meanwhile")
-            self._take(holder, newly=True)
+            self._take(holder, state)
         return holder
 
     def update(self, incarnation: str, **changes: Any) -> Holder:
@@ -209,12 +209,13 @@ class SessionLock:
         manager_id = self._read_manager_id()
         if manager_id == NOBODY:
             return LockState(NOBODY)
-        holder, problem = self._read_holder()
-        if holder is not None and holder.manager_id != manager_id:
-            return LockState(
-                manager_id, None, f"{self.holder_path.name} names another one, manager {holder.manager_id}"
-            )
-        return LockState(manager_id, holder, problem)
+        holders, problem = self._read_holders()
+        for holder in holders:
+            if holder.manager_id == manager_id:
+                return LockState(manager_id, holder)
+        if holders:
+            problem = f"{self.holder_path.name} names another one, manager {holders[0].manager_id}"
+        return LockState(manager_id, None, problem)
 
     def _read_manager_id(self) -> int:
         """Read the lock file: as we and 5.1.0 write it by its text, which is faster, any other YAML as YAML."""
@@ -226,13 +227,16 @@ class SessionLock:
             return manager_id
         return _parse_yaml(content, self.file_path, self._remedy)
 
-    def _read_holder(self) -> tuple[Holder | None, str]:
+    def _read_holders(self) -> tuple[list[Holder], str]:
+        """Return whom the holder file names: the holder, then the one before; or what is wrong with it."""
         try:
-            return _parse_holder(json.loads(self.holder_path.read_bytes())), ""
+            data = json.loads(self.holder_path.read_bytes())
+            before = data.get("before")
+            return [_parse_holder(each) for each in ([data, before] if before else [data])], ""
         except FileNotFoundError:
-            return None, ""
+            return [], ""
         except (TypeError, ValueError, AttributeError, RecursionError, OSError):
-            return None, f"{self.holder_path.name} cannot be read"
+            return [], f"{self.holder_path.name} cannot be read"
 
     def _current(self, incarnation: str) -> Holder:
         state = self._read()
@@ -250,14 +254,16 @@ class SessionLock:
             raise ValueError(f"The holder names manager {holder.manager_id}, not {manager_id}. Nothing was changed.")
         return holder
 
-    def _take(self, holder: Holder, *, newly: bool) -> None:
-        # the holder first: a crash in between leaves the lock as it was, and a holder that is ignored
-        self._write_holder(holder, more_to_come=newly)
-        if newly:
+    def _take(self, holder: Holder, state: LockState) -> None:
+        # the holder first, and the one before inside it: a crash in between leaves the lock as it was, with its details
+        passes = holder.manager_id != state.manager_id
+        self._write_holder(holder, before=state.holder if passes else None, more_to_come=passes)
+        if passes:
             atomic_write(self.file_path, _TEXT.format(holder.manager_id).encode())
 
-    def _write_holder(self, holder: Holder, *, more_to_come: bool = False) -> None:
-        content = json.dumps(asdict(holder), indent=1, ensure_ascii=False)  # JSON is YAML, and written faster
+    def _write_holder(self, holder: Holder, *, before: Holder | None = None, more_to_come: bool = False) -> None:
+        details = {**asdict(holder), **({"before": asdict(before)} if before else {})}
+        content = json.dumps(details, indent=1, ensure_ascii=False)  # JSON is YAML, and written faster
         atomic_write(self.holder_path, content.encode(errors="surrogateescape") + b"\n", more_to_come=more_to_come)
 
     def _free(self) -> None:
