@@ -53,10 +53,12 @@ class _Outermost:
 
     Attributes:
         projects: those whose manifest is out of date, with their server.
+        described: the sessions that have been looked at thoroughly.
     """
 
     flow_run_id: str
     projects: dict[str, ComputeServer] = field(default_factory=dict)
+    described: set[str] = field(default_factory=set)
 
 
 _outermost: ContextVar[_Outermost | None] = ContextVar("outermost", default=None)
@@ -291,10 +293,16 @@ class Connection:
     async def describe(self) -> Facts:
         """Return what is known of the session now.
 
+        The first time in a run that was started from outside, every folder is looked into for a second description.
+
         Raises:
             BadInputError: it does not exist or is not as it must be; nothing was touched.
         """
-        facts: Facts = await self.client.ask("describe", **self.target)
+        outermost, name = _outermost.get(), "/".join(self.target.values())
+        thorough = outermost is not None and name not in outermost.described
+        facts: Facts = await self.client.ask("describe", **self.target, thorough=thorough)
+        if outermost is not None:
+            outermost.described.add(name)
         return facts
 
 

@@ -244,6 +244,22 @@ def test_the_server_side_answers_single_calls_and_loads_nothing_heavy(root: Path
     assert not parts_of_the_start & imported
 
 
+def test_a_run_is_refused_where_a_second_description_lies_deep_in_the_session(
+    root: Path, prefect: PrefectServer
+) -> None:
+    session = root / "storage" / "Project" / "305" / SESSION
+    (session / "raw_data" / "a" / "b" / "c").mkdir(parents=True)
+    second = session / "raw_data" / "a" / "b" / "c" / "session_data.yaml"
+    second.write_bytes((session / "raw_data" / "session_data.yaml").read_bytes())
+    before = contents(root)
+    for words in (("process",), ("run", "checksum")):
+        names = ["--project", "Project", "--animal", "305", "--session", SESSION]
+        refused = sessionflow(*words, *roots(root), *names, environment=prefect.environment)
+        assert refused.returncode == 2
+        assert str(second) in refused.stderr
+    assert contents(root) == before
+
+
 @pytest.mark.parametrize("pipeline", ["multiday", "forging"])
 def test_a_session_has_no_tracker_of_a_datasets_pipeline(root: Path, pipeline: str) -> None:
     refused = sessionflow("tracker", "show", f"Project/305/{SESSION}", pipeline, *roots(root))

@@ -51,7 +51,7 @@ def check(arguments: dict[str, Any]) -> list[dict[str, Any]]:
 
 def describe(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of a session."""
-    return facts.describe(_target(arguments))
+    return facts.describe(_target(arguments), thorough=bool(arguments.get("thorough")))
 
 
 def status(arguments: dict[str, Any]) -> list[dict[str, Any]]:

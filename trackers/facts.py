@@ -18,10 +18,15 @@ from trackers.targets import SESSION_PIPELINES, Target
 from trackers.views import unfinished
 
 
-def describe(target: Target) -> dict[str, Any]:
-    """Return all that a flow must know of a session before it builds its graph; one question instead of many."""
+def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
+    """Return all that a flow must know of a session before it builds its graph; one question instead of many.
+
+    Args:
+        target: the session.
+        thorough: look for a second session_data.yaml in every folder.
+    """
     paths = target.paths
-    data = load_session(paths)
+    data = load_session(paths, thorough=thorough)
     whole = completeness(paths.raw_data)
     return {
         "target": target.name,
