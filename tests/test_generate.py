@@ -1,4 +1,4 @@
-"""The example project: the same bytes for the same seed, in the lab's formats, with a known truth."""
+"""The example project: the same bytes for the same seed here, in the lab's formats, with a known truth."""
 
 from __future__ import annotations
 
