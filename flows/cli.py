@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import pkgutil
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.cli_up import add_commands as add_up_commands
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
 
@@ -43,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _add_cancel(commands)
     _add_server(commands)
     _add_sweep(commands)
+    add_up_commands(functools.partial(_command, commands))
     return top
 
 

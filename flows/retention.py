@@ -62,7 +62,7 @@ async def _count(client: PrefectClient, before: datetime) -> int:
 
 async def _batch(client: PrefectClient, before: datetime, offset: int) -> list[UUID]:
     ended = filters.FlowRunFilter(
-        end_time=filters.FlowRunFilterEndTime(before_=before),
+        end_time=filters.FlowRunFilterEndTime.model_validate({"before_": before}),
         state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=sorted(TERMINAL_STATES))),
     )
     found = await client.read_flow_runs(

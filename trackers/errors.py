@@ -67,6 +67,12 @@ class SessionLockedError(SessionflowError):
         return SessionLockedError(f"{str(self).removesuffix(self.remedy).rstrip()} {words}", self.remedy)
 
 
+class AlreadyRunningError(SessionflowError):
+    """What there can be only one of runs already."""
+
+    exit_code = 3
+
+
 class LockTimeoutError(SessionflowError, TimeoutError):
     """A `.lock` file could not be taken in time."""
 
