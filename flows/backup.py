@@ -84,7 +84,7 @@ def restore_database(file: Path, database: str = "") -> str:
         old = path.with_name(f"{path.name}.replaced-{stamp}")
         _restore_sqlite(file, path, old)
     else:
-        old = Path(f"{url.database}.replaced-{stamp}.dump").absolute()
+        old = file.absolute().with_name(f"{url.database}.replaced-{stamp}.dump")
         backup_database(old, url.render_as_string(hide_password=False))
         _restore_postgres(url, file)
     kept = f" What it replaced is kept: {old}" if old.exists() else ""

@@ -52,6 +52,7 @@ def only_one(folder: Path) -> Iterator[None]:
         ) from None
     try:
         mine = {"user": this_account(), "host": socket.gethostname(), "pid": os.getpid()}
+        about.touch(mode=0o600)
         about.write_text(json.dumps({**mine, "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"}))
         yield
     finally:
@@ -149,6 +150,8 @@ class Up:
 
     async def _start(self) -> None:
         settings = self._settings
+        for path in settings.home.glob("prefect.db*"):  # of an earlier server, which leaves it readable for all
+            path.chmod(0o600)
         await self._server.start()
         async with get_client() as client:
             await self._answers(client)
