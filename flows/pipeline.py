@@ -231,7 +231,8 @@ class Run:
             raise
         report = self._report(view, time.monotonic() - started)
         kept = self.keep_job_logs
-        board().finish(lambda: jobs_progress(view), lambda: jobs_page(view, report, keep_logs=kept))
+        if (present := board()) is not None:
+            present.finish(lambda: jobs_progress(view), lambda: jobs_page(view, report, keep_logs=kept))
         return report
 
     async def _followed(self, graph: Graph) -> dict[str, Any]:

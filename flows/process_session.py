@@ -64,7 +64,8 @@ async def process_session(
         skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
         if facts["lock"]["manager_id"] == NOBODY and all(skips):
             return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))
-        board().show(lambda: session_progress(facts["target"], reports, chosen))
+        if (present := board()) is not None:
+            present.show(lambda: session_progress(facts["target"], reports, chosen))
         async with session_lease(connection, wish, requested_by, "process-session"):
             for which in chosen:
                 facts = await connection.describe()
@@ -77,7 +78,8 @@ async def process_session(
                 )
                 reports.append(report)
     summary = SessionReport(facts["target"], tuple(reports))
-    board().finish(lambda: session_progress(summary.target, reports, chosen), lambda: session_page(summary))
+    if (present := board()) is not None:
+        present.finish(lambda: session_progress(summary.target, reports, chosen), lambda: session_page(summary))
     return summary
 
 

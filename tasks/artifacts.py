@@ -33,7 +33,7 @@ AWAY_SECONDS = 15.0  # after that it is left alone, by every run of the process
 END_SECONDS, HURRIED_SECONDS = 10.0, 2.0  # for the last ones of a run that is over, and of one that is to be
 NO_ANSWER = "it does not answer"
 
-_board: ContextVar[Board] = ContextVar("board")
+_board: ContextVar[Board | None] = ContextVar("board", default=None)
 _run_log = logging.getLogger("sessionflow.run_log")
 """Goes to a run's log in Prefect only; its records name the run."""
 
@@ -170,12 +170,8 @@ class Board:
         _run_log.log(level, "%s", words, extra={"flow_run_id": self._flow_run_id})
 
 
-def board() -> Board:
-    """Return the board of the present flow run.
-
-    Raises:
-        LookupError: there is none.
-    """
+def board() -> Board | None:
+    """Return the board of the present flow run; None outside of one."""
     return _board.get()
 
 
@@ -183,7 +179,8 @@ def board() -> Board:
 async def connected_in_run(server: Server) -> AsyncIterator[Client]:
     """Give the client of a server, as `connected` does; the present run shows when it has to wait for it."""
     async with connected(server) as client:
-        with board().waits_of(client):
+        present = board()
+        with contextlib.nullcontext() if present is None else present.waits_of(client):
             yield client
 
 

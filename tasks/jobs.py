@@ -67,7 +67,8 @@ class Submitted:
 
     async def __aenter__(self) -> Submitted:
         """Begin to follow."""
-        board().show(lambda: jobs_progress(self.view))
+        if (present := board()) is not None:
+            present.show(lambda: jobs_progress(self.view))
         self.lease.client.listen(self._key, self._hear)
         self._watching = asyncio.create_task(self._watch(), name=f"follow {self.view['name']}")
         return self

@@ -102,7 +102,8 @@ class Lab:
         """Nothing was submitted twice, nothing is left, and tracker and lock are right."""
         keys = [key for _, key, _ in self.jobs(animal, project)]
         assert len(keys) == len(set(keys)) + copies, keys
-        assert {state for _, _, state in self.jobs(animal, project)} <= ENDED
+        jobs = lambda: self.jobs(animal, project)  # noqa: E731
+        assert wait_until(lambda: {state for _, _, state in jobs()} <= ENDED, 10.0), jobs()
         assert not self.processes(animal, project)
         assert (self.tracker(animal, project), self.lock(animal, project)) == (status, "nobody")
 

@@ -136,6 +136,7 @@ def test_a_cancel_in_prefect_reaches_a_flow_that_no_worker_started(side: Side, p
     assert prefect.runs("long 305")[0]["state_type"] == "CANCELLED"
 
 
+@pytest.mark.slow
 def test_a_cancel_that_nobody_asked_for_ends_no_job_and_the_next_run_adopts_them(
     side: Side, prefect: PrefectServer
 ) -> None:
@@ -227,6 +228,7 @@ def test_a_second_manager_is_refused_and_told_who_works_and_how_to_clear_it(side
     assert not locked(side)
 
 
+@pytest.mark.slow
 def test_a_lock_of_another_host_is_taken_over_when_prefect_says_that_its_run_has_ended(
     side: Side, prefect: PrefectServer
 ) -> None:

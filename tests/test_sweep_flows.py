@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-
-import pytest
 
 from tasks.client import Client
 from tasks.lease import Lease, take_lock
@@ -22,13 +19,7 @@ from trackers.lock import Holder
 from trackers.manager import generate_manager_id
 from trackers.processes import ProcessIdentity
 
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
+pytestmark = pytest.mark.slow
 
 
 def sessionflow_sweep(side: Side, prefect: PrefectServer, *words: str) -> tuple[int, list[str]]:

@@ -1,4 +1,4 @@
-"""`sessionflow up` on a computer that has nothing: everything is there, runs start, and whatever happens they end well."""
+"""`sessionflow up` on a computer that has nothing: all is there, runs start, and whatever happens they end well."""
 
 from __future__ import annotations
 
