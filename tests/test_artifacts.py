@@ -95,8 +95,7 @@ def test_a_failed_run_leaves_its_progress_and_a_page_that_begins_with_the_reason
     assert page["key"].startswith(f"project-305-{SESSION}-checksum-")
     assert page["data"].startswith("**job-0 FAILED**")
     assert page["data"].index("the mouse has left") < page["data"].index("| job |")
-    names = until(lambda: all(s != "Running" for s in task_runs(prefect, run).values()) and task_runs(prefect, run))
-    assert [state for name, state in names.items() if name.endswith(": FAILED")] == ["Failed"]
+    until(lambda: [s for name, s in task_runs(prefect, run).items() if name.endswith(": FAILED")] == ["Failed"])
 
 
 def test_the_pages_of_one_session_and_pipeline_are_a_history(side: Side, prefect: PrefectServer) -> None:

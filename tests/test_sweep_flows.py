@@ -7,6 +7,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pytest
+
 from tasks.client import Client
 from tasks.lease import Lease, take_lock
 from tasks.servers import Server
