@@ -1,4 +1,4 @@
-"""A Postgres of its own for tests: in a temporary folder, on a socket and a port of loopback, as an account that is not root."""
+"""A Postgres of its own for tests: in a temporary folder, on loopback, as an account that is not root."""
 
 from __future__ import annotations
 
