@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from flows.cli_up import add_commands as add_up_commands
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
+from trackers.processes import this_account
 
 if TYPE_CHECKING:
     from tasks.servers import Server
@@ -164,7 +165,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         command.add_argument("--session", required=command is process, help="its UTC time, YYYY-MM-DD-HH-MM-SS-ffffff")
         command.add_argument("--reprocess", action="store_true", help="run also what has succeeded before")
         command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
-        command.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+        command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     run.add_argument("--regenerate", action="store_true", help="checksum: write a new one instead of verifying")
     run.add_argument("--timezone", default="America/New_York", help="manifest: the zone of its dates")
     process.add_argument("--archive", action="store_true", help="archive the results at the end")
@@ -271,7 +272,7 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = _command(commands, "sweep", summary, ["sweep --storage /data", "sweep P --server cluster --repair"])
     command.add_argument("projects", nargs="*", metavar="PROJECT", help="default: all")
     command.add_argument("--repair", action="store_true", help="do it; otherwise only say what would be done")
-    command.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     _add_roots(command)
     command.set_defaults(carry_out="flows.cli_sweep:sweep")
 
