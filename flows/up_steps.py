@@ -92,6 +92,12 @@ async def zombies(client: PrefectClient) -> str:
     """Make the automation that ends, in Prefect, runs whose process no longer says that it lives."""
     if await client.read_automations_by_name(ZOMBIES):
         return "automation for dead runs: is there"
+    await client.create_automation(zombie_automation())
+    return "automation for dead runs: made"
+
+
+def zombie_automation() -> AutomationCore:
+    """Return the automation; `docs/zombies.yaml` is the same for Prefect's own command."""
     trigger = EventTrigger(
         match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
         after={_HEARTBEAT},
@@ -105,10 +111,7 @@ async def zombies(client: PrefectClient) -> str:
         "Its process has not been heard of for 10 minutes. Its jobs may run on: run the same again, it adopts them."
     )
     action = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)
-    await client.create_automation(
-        AutomationCore(name=ZOMBIES, description="Made by `sessionflow up`.", trigger=trigger, actions=[action])
-    )
-    return "automation for dead runs: made"
+    return AutomationCore(name=ZOMBIES, description="Made by `sessionflow up`.", trigger=trigger, actions=[action])
 
 
 async def kept_deployments(client: PrefectClient) -> dict[str, DeploymentResponse]:

@@ -76,7 +76,7 @@ def test_a_deployment_is_whole_and_its_parameters_exist(name: str) -> None:
         assert set(parameters) <= set(flow.parameters.properties)
     assert deployment["description"]
     assert "sessionflow" in deployment["tags"]
-    assert deployment["work_pool"] == {"name": "sessionflow"}
+    assert deployment["work_pool"] == {"name": "sessionflow", "job_variables": {"stream_output": False}}
     assert deployment["concurrency_limit"]["collision_strategy"] in ConcurrencyLimitStrategy.__members__
     assert deployment["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
