@@ -33,7 +33,6 @@ _STYLES = {
     "cancelled": "yellow",
 }
 WIDEST = 200
-UNLIMITED = 10_000  # columns, where the output is no terminal: one row is one line then, for grep and head
 _WIDTHS = (11, 9, 8)  # of pipeline, status and duration: the same for every session
 _FINDING_WIDTH, _STEP_WIDTH = 7, 20
 NARROWEST_TABLE = 140  # columns; a status table narrower than this would cut its words to dots
@@ -203,7 +202,7 @@ def _terminal() -> bool:
 
 
 def _width() -> int:
-    return min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST) if _terminal() else UNLIMITED
+    return min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
 
 
 def _cell(facts: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def sessionflow(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *words],
-        env=environment or dict(os.environ),
+        env={**(environment or os.environ), "COLUMNS": "200"},
         input=answer or "",
         capture_output=True,
         text=True,

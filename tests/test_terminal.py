@@ -40,8 +40,6 @@ def row(**changed: Any) -> dict[str, Any]:
 @pytest.fixture(params=[50, 80, 200])
 def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setenv("COLUMNS", str(request.param))
-    monkeypatch.setenv("TERM", "dumb")  # one without colours
-    monkeypatch.setattr("flows.terminal._terminal", lambda: True)
     return int(request.param)
 
 
