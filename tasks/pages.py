@@ -68,7 +68,7 @@ def session_progress(target: str, reports: Sequence[PipelineReport], chosen: Seq
     words = f"**{plain(target)}**: {len(reports)} of {len(chosen)} pipelines done"
     if len(reports) < len(chosen):
         words += f"; now **{chosen[len(reports)]}**"
-    rows = [(str(r.pipeline), _status(r), plain(r.reason)) for r in reports]
+    rows = [(str(r.pipeline), _status(r), _short_reason(r)) for r in reports]
     parts = [words, *([table(("pipeline", "status", ""), rows)] if rows else [])]
     return Progress(len(reports) / len(chosen), "\n\n".join(parts))
 
@@ -115,10 +115,11 @@ def session_page(report: SessionReport) -> Page:
     title = f"{report.target}: {'failed' if failed else 'succeeded'}"
     rows = []
     for r in report.pipelines:
-        link = f"[its run](/runs/flow-run/{r.flow_run_id})" if r.flow_run_id else ""
-        rows.append((str(r.pipeline), _status(r), duration(r.seconds) if r.ran else "", plain(r.reason), link))
-    text = table(("pipeline", "status", "duration", "why", ""), rows)
-    return Page(key_of(report.target, "process-session"), plain(title), text)
+        name = f"[{r.pipeline}](/runs/flow-run/{r.flow_run_id})" if r.flow_run_id else str(r.pipeline)
+        rows.append((name, _status(r), duration(r.seconds) if r.ran else "", _short_reason(r)))
+    parts = [f"**{r.pipeline} failed**: {plain(r.reason)}" for r in failed]
+    parts.append(table(("pipeline and its run", "status", "duration", "why"), rows))
+    return Page(key_of(report.target, "process-session"), plain(title), "\n\n".join(parts))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -176,6 +177,11 @@ def _status(report: PipelineReport) -> str:
 def _end(job: View) -> str:
     state = "never started" if never_started(job) else job["state"]
     return f"{state} (attempt {job['attempt']})" if job["attempt"] > 1 else state
+
+
+def _short_reason(report: PipelineReport) -> str:
+    """Return a reason that fits into a table: a failure's does not."""
+    return plain(report.reason) if report.succeeded else ""
 
 
 def _log(job: View, folder: str, *, keep_logs: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,8 +104,14 @@ def test_a_sessions_page_links_to_the_runs_and_says_why() -> None:
     skipped = PipelineReport(ProcessingPipelines.VIDEO, TARGET, None, ran=False, reason="not | prepared")
     report = PipelineReport(ProcessingPipelines.CHECKSUM, TARGET, ProcessingStatus.SUCCEEDED, ran=True, flow_run_id="x")
     page = session_page(SessionReport(TARGET, (report, skipped)))
-    assert "[its run](/runs/flow-run/x)" in page.text
+    assert "[checksum resolution](/runs/flow-run/x)" in page.text
     assert r"| skipped |  | not \| prepared |" in page.text
+
+
+def test_a_sessions_page_begins_with_what_failed() -> None:
+    page = session_page(SessionReport(TARGET, (replace(REPORT, reason="plane-3 FAILED; exit code 3"),)))
+    assert page.title.endswith("failed")
+    assert page.text.startswith("**single-day suite2p processing failed**: plane-3 FAILED; exit code 3")
 
 
 def test_words_cannot_be_markup() -> None:
