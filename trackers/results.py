@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import platform
 from importlib import metadata
@@ -27,8 +28,8 @@ def write_result(target: Target, submission: Submission, folder: SubmissionFolde
         "submission": submission.name,
         "digest": submission.digest,
         "settings": submission.settings,
-        "versions": {"sessionflow": _version(), "python": platform.python_version(), **_merged(reports, "versions")},
-        "inputs": {"raw_data_checksum": _checksum(target)},
+        "versions": {"sessionflow": version(), "python": platform.python_version(), **_merged(reports, "versions")},
+        "inputs": {"raw_data_checksum": raw_data_checksum(target)},
         "outputs": sorted((o for r in reports for o in r.get("outputs", [])), key=lambda o: str(o.get("path"))),
         "notes": [note for r in reports for note in r.get("notes", [])],
         "requested_by": submission.requested_by,
@@ -55,7 +56,8 @@ def _merged(reports: list[dict[str, Any]], key: str) -> dict[str, Any]:
     return {name: value for report in reports for name, value in report.get(key, {}).items()}
 
 
-def _checksum(target: Target) -> str:
+def raw_data_checksum(target: Target) -> str:
+    """Return the checksum of a session's raw data as it was acquired; empty where there is none, and for a project."""
     if not target.session:
         return ""
     try:
@@ -64,7 +66,9 @@ def _checksum(target: Target) -> str:
         return ""
 
 
-def _version() -> str:
+@functools.cache
+def version() -> str:
+    """Return the version of sessionflow that runs here."""
     try:
         return metadata.version("sessionflow")
     except metadata.PackageNotFoundError:
