@@ -54,10 +54,10 @@ def include(arguments: argparse.Namespace) -> int:
 
 def where(arguments: argparse.Namespace) -> int:
     """Print every folder of a session or an animal, with size and state."""
-    from flows.terminal import places_table
+    from flows.terminal import places_lines
 
     server, target = _place_target(arguments)
-    print(places_table(ask(server, "where", **target, seconds=arguments.seconds)))
+    print(places_lines(ask(server, "where", **target, seconds=arguments.seconds)))
     return 0
 
 

@@ -26,6 +26,10 @@ from tasks.reports import ProjectReport, SessionOutcome, Standing
 SECONDS_BETWEEN = 5.0
 SECONDS_AT_MOST = 10.0  # a run that is being ended waits for nobody
 LONGEST_WORDS, SHORTENED_WORDS = 400, 160  # of one session, in the artifact and in a terminal's table
+WAITING = (
+    "What waits runs again when its raw data's checksum, its settings or the version of sessionflow change, or when "
+    "asked to: --rerun-failed."
+)
 _QUIET: tuple[Standing, ...] = (
     "done",
     "not ready",
@@ -102,8 +106,11 @@ def plan_table(report: ProjectReport) -> str:
         words = textwrap.shorten(outcome.words, SHORTENED_WORDS, placeholder=" …")
         table.add_row(outcome.animal, outcome.session, styled(outcome.standing), what, Text(words))
     plan = "Nothing was done. " if report.dry_run else ""
+    hint = [sentence(WAITING)] if report.standing("waiting") else []
     failures = [sentence(outcome.words) for outcome in report.standing("failed")]
-    return "\n\n".join([*([render(table)] if listed else []), *failures, f"{plan}{report.project}: {report.counts}."])
+    return "\n\n".join(
+        [*([render(table)] if listed else []), *failures, *hint, f"{plan}{report.project}: {report.counts}."]
+    )
 
 
 def _row(outcome: SessionOutcome) -> str:

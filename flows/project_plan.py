@@ -184,9 +184,9 @@ def would_run(
         complete: whether these are all; else nothing is archived.
     """
     facts, reports, found = row, list[PipelineReport](), list[ProcessingPipelines]()
+    if not complete:
+        pipelines = [p for p in pipelines if p is not ProcessingPipelines.ARCHIVING]
     for which in pipelines:
-        if which is ProcessingPipelines.ARCHIVING and not complete:
-            continue
         report = skip(which, facts, pipelines, reports, choice.reprocess)
         if report is None:
             found.append(which)

@@ -222,17 +222,16 @@ def _problem(row: dict[str, Any]) -> str:
     return " ".join([str(row["problem"]), *([f"It is excluded {row['excluded']}."] if row.get("excluded") else [])])
 
 
-def places_table(places: list[dict[str, Any]]) -> str:
+def places_lines(places: list[dict[str, Any]]) -> str:
     """Return the folders of sessions with size and state, each path on a line of its own so that it can be copied."""
-    parts: list[Any] = []
+    lines: list[str] = []
     for session, group in itertools.groupby(places, key=lambda place: place["session"]):
-        table = Table.grid(padding=(0, 2, 0, 0))
+        lines += [*([""] if lines else []), session]
         for place in group:
             volume = "one volume" if place["volume"] == "both" else f"{place['volume']} volume"
-            table.add_row("", place["name"], volume, styled(place["state"]), _size(place), Text(place["note"]))
-            table.add_row("", Text(place["path"], no_wrap=True, overflow="ignore"))
-        parts += [*([""] if parts else []), Text(session, style="bold"), table]
-    return render(Group(*parts))
+            what = f"  {place['name']:14} {place['state']:10} {_size(place):26} {volume}"
+            lines += [f"{what}  {place['note']}".rstrip(), f"      {place['path']}"]
+    return "\n".join(lines)
 
 
 def _size(place: dict[str, Any]) -> str:
