@@ -21,6 +21,7 @@ from tasks.lease import Asked, liveness
 from tasks.reports import SessionOutcome
 from trackers.errors import SessionflowError
 from trackers.manager import NOBODY
+from trackers.ownership import SWEEP
 
 SESSION_FLOW = "process-session"
 SOON, JUST_NOW = timedelta(hours=1), timedelta(minutes=10)
@@ -61,7 +62,8 @@ class Look:
 
     async def _outcome(self, row: Facts, asked: Asked) -> SessionOutcome:
         holder, dead = "", False
-        if not row["problem"] and row["lock"]["manager_id"] != NOBODY:
+        swept = not row["problem"] and (row["lock"]["holder"] or {}).get("pipeline") == SWEEP  # for a moment only
+        if not row["problem"] and row["lock"]["manager_id"] != NOBODY and not swept:
             word, words = await liveness(row["lock"]["holder"], asked)
             dead = word == "dead"
             holder = "" if dead else f"locked by {row['lock']['description']}. {words}"

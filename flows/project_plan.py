@@ -131,8 +131,8 @@ def _kept_away(row: Facts, choice: Choice, held_by: str) -> tuple[Standing, str]
     """Say what keeps every run away from a session, whatever there is to do; None where nothing does."""
     if words := excluded(row):
         return "excluded", words
-    if row["problem"]:
-        return "problem", str(row["problem"])
+    if row["problem"] or row["lock"].get("corrupt"):
+        return "problem", str(row["problem"] or row["lock"]["description"])
     if held_by:
         return "in progress", held_by
     corrupt = [row["pipelines"][p.name]["problem"] for p in choice.pipelines if status(p, row) == "corrupt"]

@@ -23,6 +23,7 @@ from tasks.compute_server import ComputeServer
 from tests.conftest import make_session
 from tests.prefect_server import REPOSITORY, PrefectServer
 from trackers.errors import SessionflowError
+from trackers.facts import describe
 from trackers.names import ProcessingPipelines
 from trackers.session import CHECKSUM_FILE
 from trackers.site import Site
@@ -97,6 +98,10 @@ exec {python} "$@"
         path = self.root / "trace"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line.split()[1] for line in lines if line.startswith(word)]
+
+    def facts(self, session: str) -> dict[str, Any]:
+        """Return what the server side says of a session."""
+        return describe(self.target(session))
 
     def submitted(self) -> list[str]:
         """Return the sessions whose checksum has been handed over, or is being."""

@@ -238,6 +238,7 @@ def test_the_manifest_is_written_anew_once_and_without_work_only_when_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_sigterm_at_any_moment_leaves_no_job_and_no_lock(tmp_path: Path, prefect: PrefectServer) -> None:
     for number in range(6):
         root = tmp_path / str(number)

@@ -96,6 +96,7 @@ INCOMPLETE = {"complete": False, "completeness": Completeness.INCOMPLETE.value}
         (INCOMPLETE, {}, ("not ready", INCOMPLETE["completeness"])),
         ({**PREPARED, "BEHAVIOR": "running"}, {}, ("to run", "behavior")),  # its manager is dead: continued
         ({"problem": "no session_data.yaml"}, {}, ("problem", "no session_data.yaml")),
+        ({"lock": {"corrupt": True, "description": "half a lock", "holder": None}}, {}, ("problem", "half a lock")),
         ({"BEHAVIOR": {"status": "corrupt", "problem": "half a file"}}, {}, ("problem", "half a file")),
         ({"BEHAVIOR": {"status": "corrupt", "problem": "half"}}, {"pipelines": ["checksum"]}, ("to run", "checksum")),
         ({"excluded": "by bea: dark", "problem": "half"}, {}, ("excluded", "the session is excluded by bea: dark")),
