@@ -9,8 +9,9 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.cli_up import add_commands as add_up_commands
 from trackers.errors import BadInputError, SessionflowError
@@ -47,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     _add_server(commands)
     _add_sweep(commands)
     add_up_commands(functools.partial(_command, commands))
+    _add_process_project(commands)
+    _add_exclude(commands)
+    _add_where(commands)
     return top
 
 
@@ -275,6 +279,59 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     _add_roots(command)
     command.set_defaults(carry_out="flows.cli_sweep:sweep")
+
+
+def _add_process_project(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "run every session of a project that has something left to do"
+    examples = [
+        "process-project P --server cluster --dry-run",
+        "process-project P --animal 305 --animal 306",
+        "process-project P --rerun-failed --failed-cause memory --failed-since 2025-08-01",
+    ]
+    command = _command(commands, "process-project", summary, examples)
+    add = command.add_argument
+    add("project", metavar="PROJECT")
+    _add_roots(command)
+    add("--dry-run", action="store_true", help="only show what would be done")
+    many: dict[str, Any] = {"action": "append", "default": None}
+    add("--animal", dest="animals", metavar="A", **many, help="this animal only; can be given several times")
+    add("--session", dest="sessions", metavar="S", **many, help="this session only, by its UTC time; several times")
+    add("--pipeline", dest="pipelines", metavar="P", **many, help="this pipeline only; several times")
+    add("--reprocess", action="store_true", help="run also what has succeeded before")
+    add("--rerun-failed", action="store_true", help="run also what failed before and waits")
+    add("--failed-pipeline", dest="failed_pipelines", metavar="P", **many, help="of these, the failures of a pipeline")
+    add("--failed-cause", metavar="TEXT", default="", help="of these, the failures whose reason has this text")
+    add("--failed-since", metavar="DAY", type=date.fromisoformat, help="of these, the failures since, YYYY-MM-DD")
+    add("--archive", action="store_true", help="archive the results of each session at its end")
+    add("--regenerate-manifest", action="store_true", help="write the manifest anew also if nothing was run")
+    add("--maximum-sessions", metavar="N", type=int, help="so many sessions at once at most")
+    add("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
+    add("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    command.set_defaults(carry_out="flows.cli_project:process_project")
+
+
+def _add_exclude(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    session = "P/305/2025-08-26-18-30-15-123456"
+    summary = "take a session out of processing, with a reason that everybody sees"
+    exclude = _command(commands, "exclude", summary, [f'exclude {session} --reason "the laser was off"'])
+    exclude.add_argument("session", metavar="SESSION", help=SESSION_HELP)
+    exclude.add_argument("--reason", required=True, help="why; shown wherever the session is")
+    exclude.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    include = _command(commands, "include", "put an excluded session back into processing", [f"include {session}"])
+    include.add_argument("session", metavar="SESSION", help=SESSION_HELP)
+    for command in (exclude, include):
+        _add_roots(command)
+    exclude.set_defaults(carry_out="flows.cli_project:exclude")
+    include.set_defaults(carry_out="flows.cli_project:include")
+
+
+def _add_where(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    examples = ["where P/305", "where P/305/2025-08-26-18-30-15-123456 --seconds 300"]
+    command = _command(commands, "where", "show every folder of a session or an animal, with size and state", examples)
+    command.add_argument("place", metavar="ANIMAL|SESSION", help="PROJECT/ANIMAL, PROJECT/ANIMAL/SESSION or a folder")
+    command.add_argument("--seconds", type=float, default=20.0, help="how long to count sizes (default: %(default)g)")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_project:where")
 
 
 if __name__ == "__main__":

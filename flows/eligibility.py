@@ -27,8 +27,8 @@ NEEDS_PREPARATION = (
 
 def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why a pipeline cannot run on a session as it is; empty where it can."""
-    if not facts["complete"]:
-        return str(facts["completeness"])
+    if reason := excluded(facts) or ("" if facts["complete"] else str(facts["completeness"])):
+        return reason
     if facts["session_type"] not in _TYPES[pipeline]:
         return f"a {facts['session_type']} session has no {pipeline}"
     if pipeline is ProcessingPipelines.CHECKSUM:
@@ -50,6 +50,18 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
     return f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+
+
+def excluded(facts: Facts) -> str:
+    """Say who has taken the session out of processing, when and why; empty where nobody has."""
+    words = facts.get("excluded")
+    return f"the session is excluded {words}" if words else ""
+
+
+def refusal(facts: Facts) -> str:
+    """Say what a run that was started by hand is told of an excluded session; empty where it is none."""
+    words = excluded(facts)
+    return f"{words}. Nothing was done. To process it again: sessionflow include {facts['target']}" if words else ""
 
 
 def prepared(facts: Facts) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
@@ -16,8 +17,9 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 
-from flows.eligibility import Facts, done, obstacle, status
+from flows.eligibility import Facts, done, obstacle, refusal, status
 from flows.gate import Turn, turn_of_this_run
+from flows.signals import keep_signals
 from tasks.artifacts import board, board_of, connected_in_run
 from tasks.client import Client
 from tasks.compute_server import ComputeServer, this_computer
@@ -27,7 +29,7 @@ from tasks.lease import Lease, give_back, holder, leased
 from tasks.outcome import carried_out, in_sentences, result_of, to_the_end
 from tasks.pages import jobs_page, jobs_progress, never_started
 from tasks.prefect_api import reach_prefect, while_prefect_answers
-from tasks.reports import JobReport, PipelineReport, SessionReport, SweepReport
+from tasks.reports import JobReport, PipelineReport, ProjectReport, SessionReport, SweepReport
 from tasks.words import why
 from trackers.errors import NotEligibleError, SessionDataError
 from trackers.graph import MANAGER_ID, PYTHON, Graph, Stage
@@ -37,7 +39,8 @@ from trackers.names import ProcessingPipelines, ProcessingStatus
 from trackers.processes import ProcessIdentity
 
 P = ParamSpec("P")
-R = TypeVar("R", PipelineReport, SessionReport, SweepReport)
+Report = PipelineReport | SessionReport | ProjectReport | SweepReport
+R = TypeVar("R", PipelineReport, SessionReport, ProjectReport, SweepReport)
 
 _STATUS = {
     "succeeded": ProcessingStatus.SUCCEEDED,
@@ -61,6 +64,7 @@ class _Outermost:
     described: set[str] = field(default_factory=set)
 
 
+keep_signals()
 _outermost: ContextVar[_Outermost | None] = ContextVar("outermost", default=None)
 
 
@@ -107,6 +111,8 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
             async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
                 return await in_sentences(_with_manifests)(functools.partial(function, *args, **kwargs))
 
+        named_types: Any = reporting  # Prefect would look their names up in this module
+        named_types.__signature__ = inspect.signature(function, eval_str=True)
         return ReportingFlow(reporting, name=name, flow_run_name=run_name, persist_result=False)
 
     return decorate
@@ -162,7 +168,7 @@ def this_holder(requested_by: str, what: str) -> Holder:
     )
 
 
-def _state(report: PipelineReport | SessionReport | SweepReport) -> Any:
+def _state(report: Report) -> Any:
     return (Completed if report.succeeded else Failed)(message=report.sentence, data=report)
 
 
@@ -402,6 +408,8 @@ async def _follow(submitted: Submitted, stage: str, job: str) -> None:
 def _consider(run: Run, facts: Facts) -> None:
     """Decide whether the pipeline may and need run."""
     run.facts = facts
+    if reason := refusal(facts):
+        raise NotEligibleError(f"{run.pipeline} cannot run on {facts['target']}: {reason}")
     if status(run.pipeline, facts) == "corrupt":
         raise SessionDataError(facts["pipelines"][run.pipeline.name]["problem"])
     if not run.reprocess and (reason := done(run.pipeline, facts)):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from flows.archiving import archiving
 from flows.behavior import behavior
 from flows.checksum import checksum
-from flows.eligibility import NEEDS_PREPARATION, Facts, done, obstacle
+from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle, refusal
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
+from flows.volumes import on_volume
 from tasks.artifacts import board
 from tasks.compute_server import ComputeServer
 from tasks.pages import session_page, session_progress
 from tasks.reports import PipelineReport, SessionReport
+from trackers.errors import BadInputError, NotEligibleError
 from trackers.manager import NOBODY
 from trackers.names import ProcessingPipelines, ProcessingStatus
 
@@ -27,7 +31,10 @@ FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
     ProcessingPipelines.ARCHIVING: archiving,
 }
 
-_SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {ProcessingPipelines.CHECKSUM: {"regenerate": False}}
+PipelineNames = list[Annotated[str, Field(json_schema_extra={"enum": [p.name.lower() for p in FLOWS]})]]
+"""Names of a session's pipelines, which a form offers to choose from."""
+
+SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {ProcessingPipelines.CHECKSUM: {"regenerate": False}}
 
 
 @pipeline_flow(name="process-session", run_name="{project}/{animal}/{session}")
@@ -36,6 +43,7 @@ async def process_session(
     animal: str,
     session: str,
     server: ComputeServer | None = None,
+    pipelines: PipelineNames | None = None,
     archive: bool = False,
     reprocess: bool = False,
     keep_job_logs: bool = False,
@@ -51,16 +59,19 @@ async def process_session(
         animal: The animal's name or number.
         session: The session's name, its UTC time.
         server: Where the data lies and the jobs run; none: this computer.
+        pipelines: These only, and preparation where one of them needs it; none: all.
         archive: Archive the results at the end.
         reprocess: Run also what has succeeded before.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the lock and in the records.
     """
-    chosen = [p for p in FLOWS if archive or p is not ProcessingPipelines.ARCHIVING]
-    wish = {p.name: _SETTINGS.get(p, {}) for p in chosen}
+    chosen = chosen_pipelines(pipelines, archive=archive)
+    wish = {p.name: SETTINGS.get(p, {}) for p in chosen}
     reports: list[PipelineReport] = []
     async with connected_session(server, project, animal, session) as connection:
         facts = await connection.describe()
+        if reason := refusal(facts):
+            raise NotEligibleError(f"{facts['target']} cannot be processed: {reason}")
         skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
         if facts["lock"]["manager_id"] == NOBODY and all(skips):
             return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))
@@ -69,18 +80,40 @@ async def process_session(
         async with session_lease(connection, wish, requested_by, "process-session"):
             for which in chosen:
                 facts = await connection.describe()
-                report = skip(which, facts, chosen, reports, reprocess) or await FLOWS[which](
-                    *(project, animal, session),
-                    server=connection.server,
-                    reprocess=reprocess,
-                    keep_job_logs=keep_job_logs,
-                    requested_by=requested_by,
-                )
+                report = skip(which, facts, chosen, reports, reprocess)
+                if report is None:
+                    async with on_volume(which):
+                        report = await FLOWS[which](
+                            *(project, animal, session),
+                            server=connection.server,
+                            reprocess=reprocess,
+                            keep_job_logs=keep_job_logs,
+                            requested_by=requested_by,
+                        )
                 reports.append(report)
     summary = SessionReport(facts["target"], tuple(reports))
     if (present := board()) is not None:
         present.finish(lambda: session_progress(summary.target, reports, chosen), lambda: session_page(summary))
     return summary
+
+
+def chosen_pipelines(names: Collection[str] | None, *, archive: bool) -> list[ProcessingPipelines]:
+    """Return the pipelines that a run considers, in order; archiving only where it is asked for.
+
+    Raises:
+        BadInputError: a name is no pipeline of a session; nothing was done.
+    """
+    if not names:
+        return [p for p in FLOWS if archive or p is not ProcessingPipelines.ARCHIVING]
+    known = {p.name.lower(): p for p in FLOWS}
+    if unknown := sorted(set(names) - set(known)):
+        raise BadInputError(
+            f"{', '.join(unknown)}: no pipeline of a session; known are {', '.join(known)}. Nothing was done."
+        )
+    wanted = {known[name] for name in names} | ({ProcessingPipelines.ARCHIVING} if archive else set())
+    if wanted.intersection(NEEDS_PREPARATION):
+        wanted.add(ProcessingPipelines.PREPARATION)
+    return [p for p in FLOWS if p in wanted]
 
 
 def skip(
@@ -99,7 +132,7 @@ def skip(
         reports: of those that had their turn.
         reprocess: whether what is done is done again.
     """
-    if not reprocess and facts["complete"] and (reason := done(which, facts)):
+    if not reprocess and facts["complete"] and not excluded(facts) and (reason := done(which, facts)):
         return PipelineReport(which, facts["target"], ProcessingStatus.SUCCEEDED, ran=False, reason=reason)
     reason = obstacle(which, facts) or _untimely(which, facts, chosen, reports, reprocess)
     return PipelineReport(which, facts["target"], None, ran=False, reason=reason) if reason else None

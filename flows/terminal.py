@@ -84,7 +84,7 @@ def _wide_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Tabl
     for row in rows:
         names = (str(row["animal"]), str(row["session"]))
         if row["problem"]:
-            table.add_row(*names, "", Text(str(row["problem"]), style="bold red"))
+            table.add_row(*names, "", Text(_problem(row), style="bold red"))
             continue
         cells = [styled(_cell(row["pipelines"][column.upper()])) for column in COLUMNS]
         table.add_row(*names, row["session_type"], state_of(row), *cells, *([Text(row["notes"])] if notes else []))
@@ -97,7 +97,7 @@ def _narrow_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Gr
         parts += ["", Text(f"{row['animal']}  {row['session']}", style="bold")]
         table = Table.grid(padding=(0, 2))
         if row["problem"]:
-            table.add_row("", "problem", Text(str(row["problem"]), style="bold red"))
+            table.add_row("", "problem", Text(_problem(row), style="bold red"))
         else:
             table.add_row("", str(row["session_type"]), state_of(row))
             cells = {column: _cell(row["pipelines"][column.upper()]) for column in COLUMNS}
@@ -212,8 +212,35 @@ def _cell(facts: dict[str, Any]) -> str:
 
 def state_of(facts: dict[str, Any]) -> str:
     """Say whether a session is complete and archived, or why it is not complete."""
-    if not facts["complete"]:
-        return str(facts["completeness"])
-    if facts["archived"]:
-        return "complete, archived"
-    return "complete"
+    state = "complete, archived" if facts["archived"] else "complete"
+    state = state if facts["complete"] else str(facts["completeness"])
+    return f"{state}; excluded {facts['excluded']}" if facts.get("excluded") else state
+
+
+def _problem(row: dict[str, Any]) -> str:
+    """Say what is wrong with a session, and that it is excluded where it is."""
+    return " ".join([str(row["problem"]), *([f"It is excluded {row['excluded']}."] if row.get("excluded") else [])])
+
+
+def places_lines(places: list[dict[str, Any]]) -> str:
+    """Return the folders of sessions with size and state, each path on a line of its own so that it can be copied."""
+    lines: list[str] = []
+    for session, group in itertools.groupby(places, key=lambda place: place["session"]):
+        lines += [*([""] if lines else []), session]
+        for place in group:
+            volume = "one volume" if place["volume"] == "both" else f"{place['volume']} volume"
+            what = f"  {place['name']:14} {place['state']:10} {_size(place):26} {volume}"
+            lines += [f"{what}  {place['note']}".rstrip(), f"      {place['path']}"]
+    return "\n".join(lines)
+
+
+def _size(place: dict[str, Any]) -> str:
+    if place["state"] != "exists":
+        return ""
+    size, unit = float(place["bytes"]), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    files = f"{place['files']:,} file{'' if place['files'] == 1 else 's'}"
+    return f"{'' if place['counted'] else 'at least '}{size:.4g} {unit}, {files}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from trackers.names import ProcessingPipelines, ProcessingStatus
 
@@ -101,6 +101,81 @@ class SessionReport:
     def of(self, pipeline: ProcessingPipelines) -> PipelineReport | None:
         """Return one pipeline's report, None where it was not considered."""
         return next((report for report in self.pipelines if report.pipeline is pipeline), None)
+
+
+Standing = Literal[
+    "to run",
+    "succeeded",
+    "failed",
+    "ended",
+    "in progress",
+    "launched",
+    "waiting",
+    "problem",
+    "not ready",
+    "excluded",
+    "done",
+]
+"""How a session stands in a project's run; docs/projects.md has a table of what each means."""
+
+
+@dataclass(frozen=True)
+class SessionOutcome:
+    """What a project's run did with a session, or will do.
+
+    Attributes:
+        standing: how it stands.
+        words: why, or what was done, in a sentence or two.
+        pipelines: names of those that ran or are to run, in order.
+        flow_run_id: of the session's own run; empty where it had none.
+    """
+
+    animal: str
+    session: str
+    standing: Standing
+    words: str = ""
+    pipelines: tuple[str, ...] = ()
+    flow_run_id: str = ""
+
+
+@dataclass(frozen=True)
+class ProjectReport:
+    """What became of a project's sessions, the newest first.
+
+    Attributes:
+        notes: on manifests that could not be regenerated.
+        dry_run: whether nothing was done but to look.
+    """
+
+    project: str
+    sessions: tuple[SessionOutcome, ...]
+    notes: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether nothing failed in this run; what failed before and waits is told, and does not fail it again."""
+        return not self.notes and not self.standing("failed")
+
+    def standing(self, standing: Standing) -> list[SessionOutcome]:
+        """Return the sessions that stand so."""
+        return [outcome for outcome in self.sessions if outcome.standing == standing]
+
+    @property
+    def sentence(self) -> str:
+        """The report in one line: the first failure, then how many sessions stand how."""
+        first = next((f"{outcome.words}\n" for outcome in self.standing("failed")), "")
+        return f"{first}{'plan for ' if self.dry_run else ''}{self.project}: {self.counts}"
+
+    @property
+    def counts(self) -> str:
+        """How many sessions stand how."""
+        counts = [f"{len(found)} {kind}" for kind in get_args(Standing) if (found := self.standing(kind))]
+        return ", ".join(counts) or "no sessions"
+
+    def with_manifests(self, manifests: tuple[PipelineReport, ...]) -> ProjectReport:
+        """Return the report with a note on each manifest that could not be regenerated."""
+        return replace(self, notes=tuple(report.sentence for report in manifests if not report.succeeded))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from tests.prefect_server import PrefectServer
 from trackers.lock import SessionLock
 from trackers.tracker import ProcessingTracker
 
-COMMANDS = ("demo", "run", "process", "status", "lock", "tracker", "cancel", "server", "sweep")
+COMMANDS: tuple[str, ...] = ("demo", "run", "process", "status", "lock", "tracker", "cancel", "server", "sweep")
+COMMANDS += ("process-project", "exclude", "include", "where")
 
 
 @pytest.fixture

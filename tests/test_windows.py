@@ -19,6 +19,8 @@ MANAGER_SIDE = (
     "tasks.ssh_direct",
     "flows.cli_sweep",
     "flows.sweep",
+    "flows.process_project",
+    "flows.cli_project",
 )
 
 

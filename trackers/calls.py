@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from trackers import environments, facts, leases, sweep
+from trackers import environments, exclusions, facts, leases, sweep
 from trackers.errors import BadInputError, TrackerCorruptError
 from trackers.graph import Graph
+from trackers.layout import SessionPaths
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
@@ -192,12 +193,37 @@ def sweep_repair(arguments: dict[str, Any]) -> dict[str, Any]:
     return sweep.repair(_target(arguments), int(arguments.get("number") or 0), seen, _holder(arguments["holder"]))
 
 
+def exclude(arguments: dict[str, Any]) -> dict[str, str]:
+    """Take a session out of processing, with a reason."""
+    reason, who = str(arguments.get("reason") or ""), str(arguments.get("requested_by") or "")
+    return {"excluded": exclusions.exclude(_paths(arguments), reason, who)}
+
+
+def include(arguments: dict[str, Any]) -> dict[str, str]:
+    """Put a session back into processing; says what had excluded it."""
+    return {"was_excluded": exclusions.include(_paths(arguments))}
+
+
+def where(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """List the folders of a session, or of all of an animal's, with size and state."""
+    from trackers.places import SECONDS, places  # asked by people only
+
+    project, animal, session = (str(arguments.get(key) or "") for key in ("project", "animal", "session"))
+    return places(_site(arguments), project, animal, session, float(arguments.get("seconds") or SECONDS))
+
+
 def _site(arguments: dict[str, Any]) -> Site:
     return Site.from_json(arguments.get("site") or {})
 
 
 def _target(arguments: dict[str, Any]) -> Target:
     return Target.from_json(_site(arguments), arguments)
+
+
+def _paths(arguments: dict[str, Any]) -> SessionPaths:
+    """Return a session's places, also where what it says of itself is broken."""
+    names = (str(arguments.get(key) or "") for key in ("project", "animal", "session"))
+    return SessionPaths(_site(arguments).volumes, *names)
 
 
 def _leased(arguments: dict[str, Any]) -> Target:
@@ -243,5 +269,6 @@ CALLS: dict[str, Call] = {
         *(tracker_show, tracker_reset),
         *(submit, watch, cancel_all, finish),
         *(sweep_look, sweep_repair),
+        *(exclude, include, where),
     )
 }

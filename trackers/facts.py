@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
+from trackers.exclusions import exclusion_words
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines, validate_name, validate_session_name
+from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
+from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
 from trackers.views import unfinished
@@ -39,6 +42,9 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
         "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
         "lock": lock_facts(target),
+        "excluded": exclusion_words(paths),
+        "raw_data_checksum": raw_data_checksum(target),
+        "version": own_version(),
     }
 
 
@@ -64,6 +70,8 @@ def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, A
             facts["submission"] = submission.name
             facts["ended"], facts["reason"] = submission.ended, submission.reason
             facts["seconds"] = _seconds(submission)
+            facts["flow_run_id"] = submission.flow_run_id
+            facts["failure"] = _failure(submission) if submission.status == "failed" else None
     return facts
 
 
@@ -171,6 +179,7 @@ def results(target: Target) -> list[dict[str, Any]]:
 
 def _row(target: Target) -> dict[str, Any]:
     row: dict[str, Any] = {"animal": target.animal, "session": target.session, "problem": ""}
+    row["excluded"] = exclusion_words(target.paths)
     try:
         return {**row, **describe(target), "notes": _notes(target.paths)}
     except (SessionflowError, OSError) as error:
@@ -183,6 +192,21 @@ def _notes(paths: SessionPaths) -> str:
     with contextlib.suppress(OSError, SessionflowError):
         return str(load_yaml(paths.raw_data / "session_descriptor.yaml", "").get("experimenter_notes") or "")
     return ""
+
+
+def _failure(submission: Submission) -> dict[str, Any]:
+    """Return what a pipeline failed with, and how those of its jobs ended that began and did not succeed."""
+    ends = {job: submission.last(job) for job in submission.attempts if not submission.succeeded(job)}
+    return {
+        "digest": submission.digest,
+        "version": submission.code_version,
+        "raw_data_checksum": submission.raw_data_checksum,
+        "jobs": [
+            {"name": job, "state": end.state.value, "exit_code": end.exit_code, "reason": end.reason}
+            for job, end in ends.items()
+            if end.state is not JobState.CANCELLED
+        ],
+    }
 
 
 def _filled(directory: Path) -> bool:

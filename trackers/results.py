@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import platform
 from typing import Any
@@ -31,7 +32,7 @@ def write_result(target: Target, submission: Submission, folder: SubmissionFolde
             "python": platform.python_version(),
             **_merged(reports, "versions"),
         },
-        "inputs": {"raw_data_checksum": _checksum(target)},
+        "inputs": {"raw_data_checksum": raw_data_checksum(target)},
         "outputs": sorted((o for r in reports for o in r.get("outputs", [])), key=lambda o: str(o.get("path"))),
         "notes": [note for r in reports for note in r.get("notes", [])],
         "requested_by": submission.requested_by,
@@ -58,7 +59,8 @@ def _merged(reports: list[dict[str, Any]], key: str) -> dict[str, Any]:
     return {name: value for report in reports for name, value in report.get(key, {}).items()}
 
 
-def _checksum(target: Target) -> str:
+def raw_data_checksum(target: Target) -> str:
+    """Return the checksum of a session's raw data as it was acquired; empty where there is none, and for a project."""
     if not target.session:
         return ""
     try:
@@ -67,6 +69,7 @@ def _checksum(target: Target) -> str:
         return ""
 
 
+@functools.cache
 def own_version() -> str:
     """Return sessionflow's version as it is installed here."""
     from importlib import metadata  # takes as long as a tenth of the server side's start

@@ -104,6 +104,7 @@ class Submission:
         account: who runs the jobs on the server.
         orphaned: it was closed in the place of a manager that had died: nothing of it was tried again.
         requested_by: who asked for it, as they say; not verified.
+        code_version, raw_data_checksum: what it was last started with; a failure is worth another try when they change.
         process, prefect_api: of the manager, see `trackers.lock.Holder`; a project has no lock that would say so.
         request_id: of the newest request to submit; one that comes twice has been carried out already.
     """
@@ -130,6 +131,8 @@ class Submission:
     prefect_api: str = ""
     process: ProcessIdentity | None = None
     request_id: str = ""
+    code_version: str = ""
+    raw_data_checksum: str = ""
 
     @property
     def open(self) -> bool:

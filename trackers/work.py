@@ -13,7 +13,7 @@ from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
-from trackers.results import write_result
+from trackers.results import own_version, raw_data_checksum, write_result
 from trackers.scheduler import Scheduler, scheduler_of
 from trackers.script import job_script, parse_exit_record
 from trackers.states import ExitRecord, JobState, Sighting
@@ -221,6 +221,8 @@ class Work:
             prefect_api=request.prefect_api,
             process=request.process,
             request_id=request.id,
+            code_version=own_version(),
+            raw_data_checksum=raw_data_checksum(self.target),
         )
 
     def _continued(self, current: Submission, request: Request) -> Submission:
@@ -238,6 +240,8 @@ class Work:
             process=request.process,
             manager_id=request.manager_id,
             request_id=request.id,
+            code_version=own_version(),
+            raw_data_checksum=raw_data_checksum(self.target),
         )
         wanted = {job.name: job.resources for job in request.graph.jobs()}
         for job in submission.graph.jobs():
