@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cli_launch import add_commands as add_launch_commands
 from flows.cli_up import add_commands as add_up_commands
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_cancel(commands)
     _add_server(commands)
     _add_sweep(commands)
+    add_launch_commands(functools.partial(_command, commands))
     add_up_commands(functools.partial(_command, commands))
     _add_process_project(commands)
     _add_exclude(commands)

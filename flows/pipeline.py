@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 
 from flows.eligibility import Facts, done, obstacle, refusal, status
 from flows.gate import Turn, turn_of_this_run
+from flows.labels import leave_word
 from flows.signals import keep_signals
 from tasks.artifacts import board, board_of, connected_in_run
 from tasks.client import Client
@@ -109,7 +110,7 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
             run_id = _flow_run().flow_run_id
             async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
-                return await in_sentences(_with_manifests)(functools.partial(function, *args, **kwargs))
+                return await in_sentences(_with_manifests)(lambda: _labelled(function(*args, **kwargs)))
 
         named_types: Any = reporting  # Prefect would look their names up in this module
         named_types.__signature__ = inspect.signature(function, eval_str=True)
@@ -130,6 +131,12 @@ async def _between_start_and_end() -> AsyncIterator[None]:
         yield
     finally:
         await turn.take()
+
+
+async def _labelled(work: Coroutine[Any, Any, R]) -> R:
+    report = await work
+    leave_word(report)
+    return report
 
 
 async def _with_manifests(work: Callable[[], Coroutine[Any, Any, R]]) -> Any:

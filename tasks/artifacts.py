@@ -1,4 +1,4 @@
-"""What a flow run shows in Prefect beside its state: artifacts, and in its log what it waits for.
+"""What a flow run shows in Prefect beside its state: artifacts, labels, and in its log what it waits for.
 
 Nothing of it may fail or delay a run. Everything is handed to Prefect in the background, one thing at a time in a
 process; what Prefect does not take is said once in the run's log, and is lost.
@@ -68,7 +68,7 @@ _senders: WeakKeyDictionary[asyncio.AbstractEventLoop, _Sender] = WeakKeyDiction
 
 
 class Board:
-    """One flow run's artifacts: its progress, updated in place, and pages that are there to stay."""
+    """One flow run's artifacts: its progress, updated in place, and pages that are there to stay; and its labels."""
 
     count = 0  # of this process
 
@@ -78,6 +78,7 @@ class Board:
         self._final = False
         self._waiting = ""
         self._pages: list[Callable[[], Page]] = []
+        self._labels: dict[str, str] = {}
         self._id = ""
         self._sent: tuple[float, str] | None = None
         self._said = False
@@ -91,6 +92,10 @@ class Board:
         """Show how it ended; both are made later, outside of the run."""
         self._progress, self._final = progress, True
         self._pages.append(page)
+
+    def label(self, name: str, value: str) -> None:
+        """Leave a label on the run, for programs; it is there before the run's last state is."""
+        self._labels[name] = value
 
     @contextlib.contextmanager
     def waits_of(self, client: Client) -> Iterator[None]:
@@ -133,6 +138,9 @@ class Board:
 
     async def _post(self) -> None:
         send = _senders.setdefault(asyncio.get_running_loop(), _Sender()).send
+        if self._labels:
+            await send("PATCH", f"/flow_runs/{self._flow_run_id}/labels", dict(self._labels))
+            self._labels.clear()
         now = self._now()
         if now is not None and now != self._sent:
             body = {"data": now[0], "description": f"{now[1]}\n\nAs of {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC."}

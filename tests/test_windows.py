@@ -18,6 +18,8 @@ MANAGER_SIDE = (
     "tasks.ssh_dial",
     "tasks.ssh_direct",
     "flows.cli_sweep",
+    "flows.cli_launch",
+    "flows.launch",
     "flows.sweep",
     "flows.process_project",
     "flows.cli_project",
