@@ -17,8 +17,8 @@ def main() -> None:
     parser.add_argument(
         "what",
         choices=("disk", "cluster", "following"),
-        help="disk: state files, checksum, copy and manifest on one disk; cluster: graphs of jobs on a test cluster; "
-        "following: what waiting for a thousand jobs costs there",
+        help="disk: the server side's start; state files, checksum, copy and manifest on one disk; "
+        "cluster: graphs of jobs on a test cluster; following: what waiting for a thousand jobs costs there",
     )
     parser.add_argument("folder", nargs="?", help="disk: on the disk to measure (default: the temporary folder's)")
     parser.add_argument("--graphs", default="ABC", help="cluster: which of A, B and C (default: all)")
@@ -39,10 +39,11 @@ def main() -> None:
 
 
 def _disk(console: Console, where: str | None) -> None:
-    from benchmarks import files, state_files
+    from benchmarks import files, start, state_files
 
     with files.scratch(where) as name:
         folder = Path(name)
+        show(console, start.COLUMNS, start.rows(folder))
         show(
             console,
             ("state files", "processes", "ours", "floor", "floor / ours", "slowest", "floor's slowest"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import pkgutil
 import sys
@@ -12,8 +13,10 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cli_up import add_commands as add_up_commands
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
+from trackers.processes import this_account
 
 if TYPE_CHECKING:
     from tasks.servers import Server
@@ -47,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_process_project(commands)
     _add_exclude(commands)
     _add_where(commands)
+    add_up_commands(functools.partial(_command, commands))
     return top
 
 
@@ -165,7 +169,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         command.add_argument("--session", required=command is process, help="its UTC time, YYYY-MM-DD-HH-MM-SS-ffffff")
         command.add_argument("--reprocess", action="store_true", help="run also what has succeeded before")
         command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
-        command.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+        command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     run.add_argument("--regenerate", action="store_true", help="checksum: write a new one instead of verifying")
     run.add_argument("--timezone", default="America/New_York", help="manifest: the zone of its dates")
     process.add_argument("--archive", action="store_true", help="archive the results at the end")
@@ -272,7 +276,7 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = _command(commands, "sweep", summary, ["sweep --storage /data", "sweep P --server cluster --repair"])
     command.add_argument("projects", nargs="*", metavar="PROJECT", help="default: all")
     command.add_argument("--repair", action="store_true", help="do it; otherwise only say what would be done")
-    command.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     _add_roots(command)
     command.set_defaults(carry_out="flows.cli_sweep:sweep")
 
@@ -302,7 +306,7 @@ def _add_process_project(commands: argparse._SubParsersAction[argparse.ArgumentP
     add("--regenerate-manifest", action="store_true", help="write the manifest anew also if nothing was run")
     add("--maximum-sessions", metavar="N", type=int, help="so many sessions at once at most")
     add("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
-    add("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    add("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     command.set_defaults(carry_out="flows.cli_project:process_project")
 
 
@@ -312,7 +316,7 @@ def _add_exclude(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     exclude = _command(commands, "exclude", summary, [f'exclude {session} --reason "the laser was off"'])
     exclude.add_argument("session", metavar="SESSION", help=SESSION_HELP)
     exclude.add_argument("--reason", required=True, help="why; shown wherever the session is")
-    exclude.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    exclude.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     include = _command(commands, "include", "put an excluded session back into processing", [f"include {session}"])
     include.add_argument("session", metavar="SESSION", help=SESSION_HELP)
     for command in (exclude, include):

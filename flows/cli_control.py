@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from flows.cli import server_of
@@ -35,7 +35,7 @@ def lock(arguments: argparse.Namespace) -> int:
     """Show who holds a session, or free it."""
     server, target = session_target(arguments, arguments.session)
     found = ask(server, "lock_show", **target)
-    print(f"{'/'.join(target.values())} is locked by {found['description']}.")
+    print(_lock_sentence(target, found))
     if found["live_jobs"]:
         print(f"Jobs that run or wait: {', '.join(found['live_jobs'])}.")
     if arguments.action == "show":
@@ -53,7 +53,7 @@ def tracker(arguments: argparse.Namespace) -> int:
     server, target = _tracker_target(arguments)
     target = {**target, "pipeline": arguments.pipeline.upper()}
     found = ask(server, "tracker_show", **target)
-    print(f"{found['path']}: {found['problem'] or found['status'] or 'has not run'}")
+    print(found["problem"] or f"{found['path']}: {found['status'] or 'has not run'}")
     if found["manager_id"] != NOBODY:
         print(f"It runs under manager {found['manager_id']}.")
     if arguments.action == "reset":
@@ -67,7 +67,7 @@ def cancel(arguments: argparse.Namespace) -> int:
     """End every job of a session."""
     server, target = session_target(arguments, arguments.session)
     found = ask(server, "lock_show", **target)
-    print(f"{'/'.join(target.values())} is locked by {found['description']}.")
+    print(_lock_sentence(target, found))
     if not found["live_jobs"]:
         print("None of its jobs runs or waits.")
     else:
@@ -80,15 +80,22 @@ def cancel(arguments: argparse.Namespace) -> int:
     return 1 if outcome["left"] else 0
 
 
+def _lock_sentence(target: dict[str, str], found: dict[str, Any]) -> str:
+    """Say who holds a session; of an unreadable lock file, what is wrong, which ends with a command and no stop."""
+    name = "/".join(target.values())
+    return f"{name}: {found['description']}" if found["corrupt"] else f"{name} is locked by {found['description']}."
+
+
 def session_target(arguments: argparse.Namespace, session: str) -> tuple[Server, dict[str, str]]:
     """Return the server and the session that a word of the command line means.
 
     Raises:
         BadInputError: it is neither a session's folder nor PROJECT/ANIMAL/SESSION.
     """
-    path = Path(session)
-    if path.is_absolute() or (path / "raw_data").is_dir():
-        path = path.absolute()
+    path: PurePath = PurePosixPath(session) if arguments.server else Path(session)
+    if (Path(session) / "raw_data").is_dir():
+        path = Path(session).absolute()
+    if path.is_absolute():
         if len(path.parts) <= SESSION_PARTS:
             raise BadInputError(f"{path} is no session's folder. Nothing was done.")
         arguments.storage = str(path.parents[2])

@@ -20,6 +20,7 @@ from flows.terminal import report_table
 from tasks.reports import PipelineReport
 from trackers.errors import BadInputError
 from trackers.names import ProcessingPipelines, ProcessingStatus
+from trackers.processes import this_account
 
 if TYPE_CHECKING:
     from tasks.compute_server import ComputeServer
@@ -83,7 +84,7 @@ async def _process(
             *(project["project"], session["animal"], name),
             server=server,
             archive=name == to_archive,
-            requested_by=os.environ.get("USER", ""),
+            requested_by=this_account(),
         )
         reports += report.pipelines
     manifests = [r for r in reports if r.pipeline is ProcessingPipelines.MANIFEST]

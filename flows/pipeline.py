@@ -20,12 +20,14 @@ from prefect.states import Completed, Failed
 from flows.eligibility import Facts, done, obstacle, refusal, status
 from flows.gate import Turn, turn_of_this_run
 from flows.signals import keep_signals
-from tasks.client import Client, connected
+from tasks.artifacts import board, board_of, connected_in_run
+from tasks.client import Client
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.interruption import Interruption, interruptible
 from tasks.jobs import Submitted, end_jobs, finish, follow, submit
 from tasks.lease import Lease, give_back, holder, leased
 from tasks.outcome import carried_out, in_sentences, result_of, to_the_end
+from tasks.pages import jobs_page, jobs_progress, never_started
 from tasks.prefect_api import reach_prefect, while_prefect_answers
 from tasks.reports import JobReport, PipelineReport, ProjectReport, SessionReport, SweepReport
 from tasks.words import why
@@ -54,10 +56,12 @@ class _Outermost:
 
     Attributes:
         projects: those whose manifest is out of date, with their server.
+        described: the sessions that have been looked at thoroughly.
     """
 
     flow_run_id: str
     projects: dict[str, ComputeServer] = field(default_factory=dict)
+    described: set[str] = field(default_factory=set)
 
 
 keep_signals()
@@ -103,7 +107,8 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
     def decorate(function: Callable[P, Coroutine[Any, Any, R]]) -> ReportingFlow[P, R]:
         @functools.wraps(function)
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
-            async with _between_start_and_end(), interruptible(_flow_run().flow_run_id):
+            run_id = _flow_run().flow_run_id
+            async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
                 return await in_sentences(_with_manifests)(functools.partial(function, *args, **kwargs))
 
         named_types: Any = reporting  # Prefect would look their names up in this module
@@ -216,8 +221,6 @@ class Run:
             assert self.skipped is not None  # noqa: S101 - without a lease there is a reason
             return self.skipped
         started = time.monotonic()
-        if self.pipeline is not ProcessingPipelines.MANIFEST:
-            manifest_later(self.target["project"], self.server)
         try:
             view = await self._followed(self.server.with_resources(self.pipeline.name.lower(), Graph(stages)))
         except asyncio.CancelledError:
@@ -229,9 +232,14 @@ class Run:
                 await give_back(self.lease)  # now: the runs around this one report to Prefect first, which may hang
             raise
         except Exception:
-            await end_jobs(self.lease)
+            if await end_jobs(self.lease):
+                self._changed_the_project()
             raise
-        return self._report(view, time.monotonic() - started)
+        report = self._report(view, time.monotonic() - started)
+        kept = self.keep_job_logs
+        if (present := board()) is not None:
+            present.finish(lambda: jobs_progress(view), lambda: jobs_page(view, report, keep_logs=kept))
+        return report
 
     async def _followed(self, graph: Graph) -> dict[str, Any]:
         assert self.lease is not None  # noqa: S101 - see __call__
@@ -245,10 +253,16 @@ class Run:
             "process": asdict(ProcessIdentity.of_this_process()),
         }
         view = await to_the_end(carried_out(submit, self.lease, request, graph))
+        self._changed_the_project()
         async with Submitted(self.lease, view) as submitted:
             await asyncio.gather(*(_follow(submitted, job["stage"], job["name"]) for job in view["jobs"]))
             closed: dict[str, Any] = await carried_out(finish, submitted, self.keep_job_logs)
         return closed
+
+    def _changed_the_project(self) -> None:
+        """Have the manifest regenerated; a run that was refused changed nothing of what it shows."""
+        if self.pipeline is not ProcessingPipelines.MANIFEST:
+            manifest_later(self.target["project"], self.server)
 
     def _report(self, view: dict[str, Any], seconds: float) -> PipelineReport:
         failed = [job for job in view["jobs"] if job["state"] != "COMPLETED"]
@@ -257,7 +271,7 @@ class Run:
             view["target"],
             _STATUS[view["status"]],
             ran=True,
-            reason="; ".join(why(job) for job in failed if not job["blocked"]),
+            reason="; ".join(why(job) for job in [j for j in failed if not never_started(j)] or failed),
             seconds=seconds,
             jobs=tuple(
                 JobReport(
@@ -271,6 +285,7 @@ class Run:
                 for job in view["jobs"]
             ),
             notes=tuple(view.get("notes", ())),
+            flow_run_id=_flow_run().flow_run_id,
         )
 
 
@@ -285,10 +300,16 @@ class Connection:
     async def describe(self) -> Facts:
         """Return what is known of the session now.
 
+        The first time in a run that was started from outside, every folder is looked into for a second description.
+
         Raises:
             BadInputError: it does not exist or is not as it must be; nothing was touched.
         """
-        facts: Facts = await self.client.ask("describe", **self.target)
+        outermost, name = _outermost.get(), "/".join(self.target.values())
+        thorough = outermost is not None and name not in outermost.described
+        facts: Facts = await self.client.ask("describe", **self.target, thorough=thorough)
+        if outermost is not None:
+            outermost.described.add(name)
         return facts
 
 
@@ -298,7 +319,7 @@ async def connected_session(
 ) -> AsyncIterator[Connection]:
     """Connect to the server that has a session; none: this computer."""
     server = server or this_computer()
-    async with connected(server) as client:
+    async with connected_in_run(server) as client:
         yield Connection(server, client, {"project": project, "animal": animal, "session": session})
 
 
@@ -366,7 +387,7 @@ async def project_pipeline(
     """Make a project ready for a pipeline of its own; a project has no lock, and nobody is kept out."""
     server = server or this_computer()
     target = {"project": project}
-    async with connected(server) as client:
+    async with connected_in_run(server) as client:
         run = Run(which, server, target, settings, True, keep_job_logs, requested_by)
         run.lease = Lease(client, target, manager_id_of_flow_run(_flow_run().flow_run_id), "")
         yield run

@@ -14,7 +14,9 @@ from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
 from flows.volumes import on_volume
+from tasks.artifacts import board
 from tasks.compute_server import ComputeServer
+from tasks.pages import session_page, session_progress
 from tasks.reports import PipelineReport, SessionReport
 from trackers.errors import BadInputError, NotEligibleError
 from trackers.manager import NOBODY
@@ -73,6 +75,8 @@ async def process_session(
         skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
         if facts["lock"]["manager_id"] == NOBODY and all(skips):
             return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))
+        if (present := board()) is not None:
+            present.show(lambda: session_progress(facts["target"], reports, chosen))
         async with session_lease(connection, wish, requested_by, "process-session"):
             for which in chosen:
                 facts = await connection.describe()
@@ -87,7 +91,10 @@ async def process_session(
                             requested_by=requested_by,
                         )
                 reports.append(report)
-    return SessionReport(facts["target"], tuple(reports))
+    summary = SessionReport(facts["target"], tuple(reports))
+    if (present := board()) is not None:
+        present.finish(lambda: session_progress(summary.target, reports, chosen), lambda: session_page(summary))
+    return summary
 
 
 def chosen_pipelines(names: Collection[str] | None, *, archive: bool) -> list[ProcessingPipelines]:

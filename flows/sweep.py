@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect.logging import get_run_logger
 
 from flows.pipeline import manifest_later, pipeline_flow, this_holder
-from tasks.client import connected
+from tasks.artifacts import connected_in_run
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.reports import SweepReport
 from tasks.sweep import swept
@@ -32,7 +32,7 @@ async def sweep(
         requested_by: Who asks; shown with the lock, unverified.
     """
     server = server or this_computer()
-    async with connected(server) as client:
+    async with connected_in_run(server) as client:
         report = await swept(client, projects or (), (lambda: this_holder(requested_by, SWEEP)) if repair else None)
     logger = get_run_logger()
     for finding in report.findings:

@@ -11,13 +11,14 @@ import polars as pl
 import xxhash
 
 from jobs.corridor import Corridor, runtime_tables
-from jobs.logs import Codes, Messages, codes_of, module_events, read_log
+from jobs.logs import RESTORE, Codes, Messages, codes_of, module_events, read_log
 from jobs.modules import MODULES, RECORDED_TTL
 from jobs.program import Output, Progress, check_owner, run, session_parser, session_paths, write_report
+from trackers import commands
 from trackers.errors import SessionDataError
 from trackers.files import atomic_write, load_yaml, make_directory
 from trackers.layout import SessionPaths
-from trackers.names import SessionTypes
+from trackers.names import ProcessingPipelines, SessionTypes
 from trackers.session import SessionData, load_session
 
 RUNTIME = 1
@@ -38,11 +39,9 @@ def extract(paths: SessionPaths, data: SessionData, source: int) -> tuple[Tables
     log = paths.source_data / name
     if not log.exists():
         if (paths.raw_data / name).exists():
-            raise SessionDataError(
-                f"{log} is not there, but raw_data has it. Nothing was written. Run preparation, which copies it."
-            )
+            raise SessionDataError(f"{log} is not there, but raw_data has it. Nothing was written. {_remedy(paths)}")
         return {}, [f"{log.name} is not there: source {source} was skipped"]
-    messages = read_log(log)
+    messages = read_log(log, _remedy(paths))
     if source in CAMERAS:
         frames = [time for time, payload in messages if not payload]
         times = pl.DataFrame({"frame_time_us": pl.Series(frames, dtype=pl.UInt64)})
@@ -94,11 +93,17 @@ def _microcontroller(paths: SessionPaths, source: int, messages: Messages, codes
 def _description(paths: SessionPaths, name: str) -> dict[str, Any]:
     path = paths.source_data / name
     try:
-        return load_yaml(path, "Restore it from the acquisition computer.")
+        return load_yaml(path, _remedy(paths))
     except FileNotFoundError:
-        raise SessionDataError(
-            f"{path} is missing. Nothing was written. Restore it from the acquisition computer."
-        ) from None
+        raise SessionDataError(f"{path} is missing. Nothing was written. {_remedy(paths)}") from None
+
+
+def _remedy(paths: SessionPaths) -> str:
+    """Say how a damaged file of source_data comes back: it is a copy, unless there is one volume only."""
+    if paths.volumes.one:
+        return RESTORE
+    again = commands.run(ProcessingPipelines.PREPARATION, paths, "--reprocess")
+    return f"Restore it from the acquisition computer, or, if raw_data has it whole, copy it anew: {again}"
 
 
 def main() -> None:

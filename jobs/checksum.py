@@ -11,9 +11,11 @@ import xxhash
 
 from jobs.hashing import FileDigest, Shown, digests, files_of
 from jobs.program import ByteProgress, check_owner, run, session_parser, session_paths, write_report
+from trackers import commands
 from trackers.errors import FileSystemError, JobFailedError, SessionDataError
 from trackers.files import atomic_write
 from trackers.layout import SessionPaths
+from trackers.names import ProcessingPipelines
 from trackers.session import CHECKSUM_FILE, NOT_CHECKSUMMED, load_session
 
 LISTING = "raw_data_digests.json"  # in tracking_data: what each file was when the checksum was last right
@@ -47,25 +49,26 @@ def combined(files: dict[str, FileDigest]) -> str:
     return str(total.hexdigest())
 
 
-def recorded_checksum(raw_data: Path) -> str:
+def recorded_checksum(paths: SessionPaths) -> str:
     """Return what ax_checksum.txt says.
 
     Raises:
         SessionDataError: it is missing, or holds something else than 32 hex digits.
     """
-    path = raw_data / CHECKSUM_FILE
+    path = paths.raw_data / CHECKSUM_FILE
+    anew = commands.run(ProcessingPipelines.CHECKSUM, paths, "--regenerate")
+    remedy = f"Restore it from the acquisition computer, or, if sure of the data, write it anew: {anew}"
     try:
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
         raise SessionDataError(
-            f"{path} is missing, so the session's integrity cannot be verified. Nothing was changed. Restore it from "
-            "the acquisition computer, or, if sure of the data, write it anew: sessionflow run checksum --regenerate"
+            f"{path} is missing, so the session's integrity cannot be verified. Nothing was changed. {remedy}"
         ) from None
     except OSError as error:
         raise FileSystemError(f"{path} cannot be read: {error.strerror}. Nothing was changed.") from error
     if not _CHECKSUM.fullmatch(text):
         raise SessionDataError(
-            f"{path} holds {text!r:.60}, which is no checksum of 32 hex digits. Nothing was changed."
+            f"{path} holds {text!r:.60}, which is no checksum of 32 hex digits. Nothing was changed. {remedy}"
         )
     return text
 
@@ -78,7 +81,7 @@ def verify(paths: SessionPaths, shown: Shown = lambda _bytes: None) -> dict[str,
         FileSystemError: a file cannot be read.
         JobFailedError: the checksum is another one; names the files that changed where that is known.
     """
-    recorded = recorded_checksum(paths.raw_data)
+    recorded = recorded_checksum(paths)
     files = read_directory(paths.raw_data, shown)
     if (found := combined(files)) != recorded:
         raise JobFailedError(

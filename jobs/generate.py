@@ -80,7 +80,10 @@ class DemoProject:
 def generate_project(
     storage: Path, project: str = "demo", seed: int = 1, shown: Steps = lambda _done, _total: None
 ) -> DemoProject:
-    """Write the example project below a storage root, unless it is there; the same seed gives the same bytes.
+    """Write the example project below a storage root, unless it is there; the same seed gives the same recordings.
+
+    Their bytes are the same too where Python and numpy have the same versions: the headers of zip files differ between
+    versions of Python, and with them the sessions' checksums.
 
     Raises:
         BadInputError: there is no such root; there is a folder of that name which was not generated, and is left

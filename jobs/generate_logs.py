@@ -50,7 +50,7 @@ def write_logs(directory: Path, onset_us: int, seconds: float, rng: Any, *, expe
         directory: an existing folder; afterwards it holds `{source}_log.npz` files only.
         onset_us: UTC, µs since the epoch.
         seconds: how long the recording is.
-        rng: a numpy Generator; the same one gives the same bytes.
+        rng: a numpy Generator; the same one gives the same messages.
         experiment: whether there is a mesoscope, and a corridor that the animal runs through.
     """
     from ataraxis_data_structures import DataLogger, LogPackage, assemble_log_archives

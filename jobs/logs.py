@@ -31,16 +31,18 @@ _PROTOTYPES = {  # of scalars; code → struct format
 }
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(.*)", re.ASCII)
 
+RESTORE = "Restore it from the acquisition computer."
+
 Messages = list[tuple[int, bytes]]
 
 
-def read_log(path: Path) -> Messages:
+def read_log(path: Path, remedy: str = RESTORE) -> Messages:
     """Return an archive's messages as absolute time (µs UTC) and payload, in order of time.
 
     Archives are stored or deflated; their members are read where they lie, eight times as fast as with `np.load`.
 
     Raises:
-        SessionDataError: the file is no zip, is damaged, or has no onset.
+        SessionDataError: the file is no zip, is damaged, or has no onset; ends with `remedy`.
     """
     try:
         content = path.read_bytes()
@@ -48,18 +50,16 @@ def read_log(path: Path) -> Messages:
             members = archive.infolist()
         found = [(_number(m.filename), _payload(content, m)) for m in members]
     except (OSError, ValueError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile) as error:
-        raise SessionDataError(
-            f"{path} is no log archive ({error}). Nothing was written. Restore it from the acquisition computer."
-        ) from error
-    return _in_time(path, [message for _, message in sorted(found)])
+        raise SessionDataError(f"{path} is no log archive ({error}). Nothing was written. {remedy}") from error
+    return _in_time(path, [message for _, message in sorted(found)], remedy)
 
 
-def _in_time(path: Path, messages: list[bytes]) -> Messages:
+def _in_time(path: Path, messages: list[bytes], remedy: str) -> Messages:
     onset = None
     timed = []
     for message in messages:
         if len(message) < HEADER_BYTES:
-            raise SessionDataError(f"{path} has a message of {len(message)} bytes. Nothing was written. Restore it.")
+            raise SessionDataError(f"{path} has a message of {len(message)} bytes. Nothing was written. {remedy}")
         elapsed = int.from_bytes(message[1:HEADER_BYTES], "little")
         if elapsed == 0 and onset is None:
             onset = int.from_bytes(message[HEADER_BYTES : HEADER_BYTES + 8], "little", signed=True)
@@ -68,7 +68,7 @@ def _in_time(path: Path, messages: list[bytes]) -> Messages:
     if onset is None:
         if not timed:
             return []
-        raise SessionDataError(f"{path} has no message with the onset's time. Nothing was written. Restore the file.")
+        raise SessionDataError(f"{path} has no message with the onset's time. Nothing was written. {remedy}")
     return [(onset + elapsed, payload) for elapsed, payload in timed]
 
 

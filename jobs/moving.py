@@ -8,11 +8,12 @@ from pathlib import Path
 
 from jobs.copying import PARTIAL, REMOVING, Accept, Check, check_no_link, check_plain, copy_tree, remove_tree, some
 from jobs.hashing import FileDigest, Shown, digests, files_of, folders_of
+from trackers.commands import run
 from trackers.errors import FileSystemError, JobFailedError
 from trackers.files import make_directory
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines
-from trackers.tracker import ProcessingTracker
+from trackers.tracker import ProcessingTracker, reset_command
 
 
 def refuse_while(paths: SessionPaths, counterpart: ProcessingPipelines) -> None:
@@ -25,8 +26,7 @@ def refuse_while(paths: SessionPaths, counterpart: ProcessingPipelines) -> None:
     if state.running:
         raise JobFailedError(
             f"{counterpart} of {paths} is under way, under manager {state.manager_id}. Nothing was changed. Wait for "
-            f"it; if it was interrupted, run it again, or reset it: sessionflow tracker reset {paths} "
-            f"{counterpart.name.lower()}"
+            f"it; if it was interrupted, run it again, or reset it: {reset_command(paths.tracker(counterpart))}"
         )
 
 
@@ -100,8 +100,9 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
         JobFailedError: a file is missing or has other contents, e.g. because a scratch volume was purged.
     """
     missing, changed = [], []
+    again: dict[str, None] = {}  # in order, each once
     for record in sorted((paths.tracking_data / "results").glob("*.json")):
-        for output in _outputs(record):
+        for output in _outputs(paths, record):
             folder, _, name = output["path"].partition("/")
             if folder != "processed_data":
                 continue
@@ -109,20 +110,29 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
                 missing.append(output["path"])
             elif processed[name].xxh3_128.hex() != output.get("xxh3_128"):
                 changed.append(output["path"])
+            else:
+                continue
+            again[_again(paths, record)] = None
     if missing or changed:
         words = [f"{len(missing)} are missing: {some(missing)}"] if missing else []
         words += [f"{len(changed)} have other contents: {some(changed)}"] if changed else []
         raise JobFailedError(
             f"Of the files that the results of {paths} were made of, {'; '.join(words)}. Nothing was changed. "
-            "Run the pipelines that made them again, with --reprocess."
+            f"Have them made again: {' && '.join(filter(None, again))}"
         )
 
 
-def _outputs(record: Path) -> list[dict[str, str]]:
+def _again(paths: SessionPaths, record: Path) -> str:
+    """Return the command that makes the results anew that a record is about; empty for a record of no pipeline."""
+    named = record.stem in ProcessingPipelines.__members__
+    return run(ProcessingPipelines[record.stem], paths, "--reprocess") if named else ""
+
+
+def _outputs(paths: SessionPaths, record: Path) -> list[dict[str, str]]:
     try:
         return [output for output in json.loads(record.read_bytes())["outputs"] if isinstance(output["path"], str)]
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise FileSystemError(
             f"{record} is no result record ({error!r}), so nobody can tell whether all results are there. Nothing was "
-            "changed. Run the pipeline that it is named after again, with --reprocess."
+            f"changed. Move it away, then have the results made again: {_again(paths, record)}"
         ) from None

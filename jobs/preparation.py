@@ -44,7 +44,7 @@ def _check_room(paths: SessionPaths) -> None:
 
 
 def _source(paths: SessionPaths, check: Check, shown: Shown) -> list[str]:
-    recorded = recorded_checksum(paths.raw_data)
+    recorded = recorded_checksum(paths)
     if paths.source_data.is_dir():
         names = files_of(paths.source_data)
         if _checksum(digests(paths.source_data, names, named=True, shown=shown)) == recorded:

@@ -87,8 +87,13 @@ class Client:
         return answer["result"]
 
     def listen(self, key: str, listener: Listener) -> None:
-        """Pass events with `key` to `listener`, and `{"event": "lost"}` when the channel broke."""
+        """Pass events with `key` to `listener`, and to all of them what is waited for and that the channel broke.
+
+        These are `{"event": "lost"}` and `{"event": "waiting", "message": …}`, with an empty message at the end.
+        """
         self._listeners[key] = listener
+        if self._said:
+            listener({"event": "waiting", "message": self._said})
 
     def unlisten(self, key: str) -> None:
         """Pass no more events with `key`."""
@@ -118,11 +123,12 @@ class Client:
         return f"waiting for {'login' if isinstance(error, LoginNeededError) else 'the server'}"
 
     def _say(self, words: str) -> None:
-        """Tell people what is waited for, once each time that it changes."""
+        """Tell people what is waited for, once each time that it changes; runs tell it in their own logs."""
+        only_here = {"send_to_api": False}
         if words and not self._said:
-            logger.warning("%s: %s", self.server.label, words)
+            logger.warning("%s: %s", self.server.label, words, extra=only_here)
         elif not words:
-            logger.warning("%s answers again", self.server.label)
+            logger.warning("%s answers again", self.server.label, extra=only_here)
         self._said = words
         for listener in list(self._listeners.values()):
             listener({"event": "waiting", "message": words})
@@ -227,5 +233,6 @@ def error_of(data: dict[str, Any]) -> Exception:
         kind = errors.SessionflowError
     error = kind.__new__(kind)
     Exception.__init__(error, data["message"])  # the message is complete; no class adds to it here
+    error.remedy = str(data.get("remedy") or "")
     error.exit_code = int(data["exit_code"])
     return error

@@ -15,10 +15,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
+from tasks.artifacts import board
 from tasks.backoff import pause
 from tasks.client import error_of
 from tasks.lease import Lease
 from tasks.outcome import in_sentences
+from tasks.pages import jobs_progress
+from tasks.task_run import JobRun
 from tasks.words import describe, why
 from trackers.errors import (
     FileSystemError,
@@ -64,6 +67,8 @@ class Submitted:
 
     async def __aenter__(self) -> Submitted:
         """Begin to follow."""
+        if (present := board()) is not None:
+            present.show(lambda: jobs_progress(self.view))
         self.lease.client.listen(self._key, self._hear)
         self._watching = asyncio.create_task(self._watch(), name=f"follow {self.view['name']}")
         return self
@@ -156,13 +161,16 @@ async def submit(lease: Lease, request: dict[str, Any], graph: Graph) -> View:
 async def follow(submitted: Submitted, name: str) -> State[Any]:
     """Follow a job to its end, through its retries; the run's state is how it ended."""
     logger = get_run_logger()
-    said = ""
+    said, run = "", JobRun(submitted.job(name)["stage"])
     while not submitted.over(name):
-        if (words := describe(submitted.job(name))) != said:
+        job = submitted.job(name)
+        run.show(job)
+        if (words := describe(job)) != said:
             said = words
             logger.info("%s", words)
         await submitted.change()
     job = submitted.job(name)
+    run.end(job)
     if job["state"] == JobState.COMPLETED:
         return Completed()
     if job["blocked"] or job["state"] == JobState.CANCELLED:
@@ -184,15 +192,20 @@ async def finish(submitted: Submitted, keep_logs: bool) -> View:
     raise AssertionError
 
 
-async def end_jobs(lease: Lease) -> None:
-    """End every job that was submitted under this lease; the lease is marked where one may be left."""
+async def end_jobs(lease: Lease) -> bool:
+    """End every job that was submitted under this lease; the lease is marked where one may be left.
+
+    Returns:
+        whether a submission was open, or may have been.
+    """
     try:
         outcome = await lease.ask_within(END_SECONDS, "cancel_all", manager_id=lease.manager_id)
     except (UnreachableError, LoginNeededError) as error:
         lease.abandon = f"its jobs could not be ended, since the server is out of reach ({error})"
-        return
+        return True
     except SessionflowError as error:  # the lock must stay: nobody knows whether one still runs
         lease.abandon = f"it is not known whether its jobs have ended: {error}"
-        return
+        return True
     if outcome["left"]:
         lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended"
+    return bool(outcome["ended"] or outcome["left"])

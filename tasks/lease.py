@@ -165,7 +165,7 @@ async def _granted(
             raise
         word, words = await liveness(found["holder"])
         if word != "dead":
-            raise SessionLockedError(f"{refusal}\n{words}{_live_jobs(found)}") from None
+            raise refusal.with_facts(f"{words}{_live_jobs(found)}") from None
         dead = {"manager_id": found["manager_id"], "holder": found["holder"]}
         return await _acquire(client, target, wish, who, dead)
 

@@ -62,7 +62,7 @@ async def while_prefect_answers(work: Awaitable[R]) -> R:
     except httpx.HTTPError as error:
         raise PrefectError(
             f"Prefect's server has stopped answering ({_first_line(error)}), so this run could not be reported to it. "
-            "What was done stands in the session's own records: see sessionflow status, then run the same again."
+            "What was done stands in the session's own records. Run the same again: it goes on from there."
         ) from error
 
 

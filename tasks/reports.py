@@ -38,6 +38,7 @@ class PipelineReport:
         reason: why it was skipped, or why it failed.
         seconds: from the first hand-over to the end.
         notes: what its jobs have to say of a success.
+        flow_run_id: of the run that reports.
     """
 
     pipeline: ProcessingPipelines
@@ -48,6 +49,7 @@ class PipelineReport:
     seconds: float = 0.0
     jobs: tuple[JobReport, ...] = ()
     notes: tuple[str, ...] = ()
+    flow_run_id: str = ""
 
     def with_manifests(self, manifests: tuple[PipelineReport, ...]) -> PipelineReport:
         """Return the report with a note on each manifest that could not be regenerated."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -131,7 +132,8 @@ def _keep(path: Path, content: bytes, *, replace: bool) -> bool:
         if not replace:
             raise BadInputError(
                 f"There is another server {path.stem!r} already, described in {path}. Nothing was done. "
-                "Look at it with `sessionflow server show`, and pass --replace to put this one in its place."
+                "Pass --replace to put this one in its place; look at the other with: "
+                f"sessionflow server show {shlex.quote(path.stem)}"
             )
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -107,7 +108,7 @@ class Server(BaseModel):
     def site(self) -> dict[str, Any]:
         """Return what every request to the server side says of the server."""
         environments = {name: environment.model_dump() for name, environment in self.environments.items()}
-        site = {"storage": self.storage, "working": self.working, "scheduler": self.scheduler}
+        site = {"name": self.name, "storage": self.storage, "working": self.working, "scheduler": self.scheduler}
         return {**site, "environments": environments, "slurm": self.slurm.model_dump()}
 
     def server_side(self) -> tuple[str, ...]:
@@ -175,7 +176,7 @@ def find_server(name: str) -> Server:
             known = ", ".join(sorted(p.stem for p in servers_directory().glob("*.yaml"))) or "none"
             raise BadInputError(
                 f"There is no server {name!r}; known are: {known}. Nothing was done. "
-                "Describe it in a file, and add it with: sessionflow server add NAME --file server.yaml"
+                f"Describe it in a file, and add it with: sessionflow server add {shlex.quote(name)} --file server.yaml"
             )
     server = Server.from_file(path)
     return server if server.name else server.model_copy(update={"name": name})

@@ -131,7 +131,8 @@ def _refusal(
             f"{'; '.join(parts)}. Get a new certificate, as your site says how; what waits continues then by itself."
         )
     if {INTERACTIVE, PASSWORD} & set(accepts):
-        parts.append("where the site wants one-time passwords, set `interactive` and run `sessionflow server login`")
+        parts.append("where the site wants one-time passwords, set interactive_login in the server's description")
+        return AuthenticationError(f"{'; '.join(parts)}. Nothing was changed. Then: sessionflow server login NAME")
     return AuthenticationError(f"{'; '.join(parts)}. Nothing was changed.")
 
 

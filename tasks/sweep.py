@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
@@ -15,8 +14,6 @@ from trackers.errors import SessionflowError, SessionLockedError
 from trackers.lock import Holder
 from trackers.manager import NOBODY
 from trackers.ownership import Liveness
-
-NOT_TOUCHED = "It is not touched. If that manager is gone for good: sessionflow lock release "
 
 
 async def swept(client: Client, projects: Collection[str] = (), who: Callable[[], Holder] | None = None) -> SweepReport:
@@ -59,9 +56,8 @@ def decided(candidate: dict[str, Any], word: Liveness, words: str) -> Finding | 
     if candidate["session"] and not _free(candidate):
         found = f"locked by {found}"
     if word == "unknown":
-        return Finding(
-            name, found, "person", NOT_TOUCHED + shlex.quote(name) if candidate["session"] else "It is not touched."
-        )
+        clear = f" If that manager is gone for good: {candidate['release']}" if candidate["session"] else ""
+        return Finding(name, found, "person", f"It is not touched.{clear}")
     if hindrances:
         return Finding(name, found, "left", f"{'; '.join(hindrances)}.")
     return Finding(name, found, "found", f"{'; '.join(candidate['plan'])}.")

@@ -20,13 +20,14 @@ def describe(job: View) -> str:
 
 
 def why(job: View) -> str:
-    """Say why a job did not succeed, with its last words, what it used of what it asked for, and where its log is."""
+    """Say why a job did not succeed, with what it used of what it asked for, where its log is, and its last words."""
     if job["blocked"] and job["state"] in ("PLANNED", "PENDING"):
         return f"{job['name']} was not started: a job before it did not succeed"
     tail = " / ".join(line.strip() for line in job["tail"][-TAIL_LINES:])
     whereabouts = place(job)
     name = f"{job['name']} {job['state']}" + (f" ({whereabouts})" if whereabouts else "")
-    parts = [name, job["reason"], tail, used_of_asked(job), f"log: {job['errors']} on the server"]
+    # the job's own words last: they may end with a command
+    parts = [name, job["reason"], used_of_asked(job), f"log: {job['errors']} on the server", tail]
     return "; ".join(part.rstrip(".") for part in parts if part)
 
 

@@ -209,7 +209,14 @@ class Cluster:
         """Put a running job back into the queue and let it start again without Slurm's wait of two minutes."""
         self.command("scontrol", "requeue", job)
         self.wait(job, "PENDING")
-        self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+        # else the end of the first run takes the script of the second one away, which is what Slurm's wait is for
+        wait_until(lambda: not list(self.folder.glob(f"spool-*/job{int(job):05d}")), 20.0)
+
+        def started() -> bool:  # the wait is set at the end of the first run, which may come after an update
+            self._try("scontrol", "update", f"JobId={job}", "StartTime=now")
+            return wait_until(lambda: self.state(job) != "PENDING", 2.0)
+
+        wait_until(started, 20.0)
 
     def write_state(self) -> None:
         """Make the controller write down what it knows, which it else does seldom: not each time when it starts a job.

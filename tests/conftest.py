@@ -16,7 +16,7 @@ from trackers.manager import generate_manager_id
 from trackers.processes import ProcessIdentity
 from trackers.server import answer
 
-pytest_plugins = ["tests.cluster_fixtures"]
+pytest_plugins = ["tests.cluster_fixtures", "tests.flow_process", "tests.lab"]
 
 SESSION = "2025-08-26-18-30-15-123456"
 SESSION_DATA = """---

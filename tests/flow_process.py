@@ -6,19 +6,30 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from tests.conftest import Side
+import pytest
+
 from tests.prefect_server import REPOSITORY, PrefectServer
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server that all tests with flows in processes share."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    server.stop()
 
 
 class Flow:
     """A long flow in a process of its own; for its words see `tests.long_flow`."""
 
-    def __init__(self, side: Side, prefect: PrefectServer, *words: str) -> None:
-        self.side = side
+    def __init__(self, root: Path, prefect: PrefectServer, *words: str, options: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.long_flow", str(side.root), *words],
+            [sys.executable, "-m", "tests.long_flow", *options, str(root), *words],
             env=prefect.environment,
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,

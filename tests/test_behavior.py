@@ -154,8 +154,20 @@ def test_a_source_without_a_log_is_skipped_and_said_so(paths: SessionPaths) -> N
 def test_a_log_that_source_data_lost_is_no_absent_log(paths: SessionPaths, tmp_path: Path) -> None:
     (tmp_path / "working").mkdir()
     unprepared = SessionPaths(Volumes(tmp_path, tmp_path / "working"), "ExampleProject", "305", SESSION)
-    with pytest.raises(SessionDataError, match=r"raw_data has it\. .* Run preparation"):
+    with pytest.raises(SessionDataError, match=r"raw_data has it\. .*: sessionflow run preparation .* --reprocess"):
         extract(unprepared, load_session(unprepared), 62)
+
+
+def test_a_damaged_copy_names_the_command_that_copies_it_anew(paths: SessionPaths, tmp_path: Path) -> None:
+    two = SessionPaths(Volumes(tmp_path, tmp_path / "working"), "ExampleProject", "305", SESSION)
+    log = two.source_data / "behavior_data" / "62_log.npz"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"no zip")
+    with pytest.raises(SessionDataError, match=r"no log archive .*: sessionflow run preparation .* --reprocess"):
+        extract(two, load_session(two), 62)
+    (paths.raw_data / "behavior_data" / "62_log.npz").write_bytes(b"no zip")
+    with pytest.raises(SessionDataError, match=r"Restore it from the acquisition computer\.$"):
+        extract(paths, load_session(paths), 62)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 half a zip"])

@@ -48,6 +48,7 @@ def test_a_login_finds_the_cluster_and_a_home_of_its_own(cluster: Cluster) -> No
     assert (cluster.folder / "home" / "out").read_text() == "here\n"
 
 
+@pytest.mark.slow
 def test_a_dependent_job_waits_and_stays_when_it_can_never_start(cluster: Cluster) -> None:
     first = cluster.submit("sleep 1; exit 3")
     second = cluster.submit("true", f"--dependency=afterok:{first}")
@@ -57,6 +58,7 @@ def test_a_dependent_job_waits_and_stays_when_it_can_never_start(cluster: Cluste
     assert cluster.state(second) == "PENDING"
 
 
+@pytest.mark.slow
 def test_jobs_run_on_while_the_controller_is_away(cluster: Cluster) -> None:
     first = cluster.submit("sleep 2")
     second = cluster.submit("true", f"--dependency=afterok:{first}")
@@ -96,6 +98,7 @@ def test_a_killed_controller_starts_a_job_again_whose_start_it_had_not_written_d
     assert cluster.wait(job, "RUNNING")["Restarts"] == "0"
 
 
+@pytest.mark.slow
 def test_a_controller_that_hangs_answers_once_it_goes_on(cluster: Cluster) -> None:
     cluster.slurmctld.pause()
     with pytest.raises(ClusterError, match="has not ended"):
@@ -104,6 +107,7 @@ def test_a_controller_that_hangs_answers_once_it_goes_on(cluster: Cluster) -> No
     assert cluster.command("squeue", "--noheader") == ""
 
 
+@pytest.mark.slow
 def test_every_daemon_can_be_killed_and_started_again(cluster: Cluster) -> None:
     for daemon in cluster.daemons.values():
         daemon.kill()
@@ -114,6 +118,7 @@ def test_every_daemon_can_be_killed_and_started_again(cluster: Cluster) -> None:
     cluster.wait(job, "COMPLETED")
 
 
+@pytest.mark.slow
 def test_a_job_outlives_its_nodes_daemon(cluster: Cluster) -> None:
     job = cluster.submit("sleep 2; echo done")
     cluster.wait(job, "RUNNING")
@@ -123,6 +128,7 @@ def test_a_job_outlives_its_nodes_daemon(cluster: Cluster) -> None:
     cluster.wait(job, "COMPLETED")
 
 
+@pytest.mark.slow
 def test_a_job_on_a_node_that_is_set_down_is_requeued_or_fails(cluster: Cluster) -> None:
     lost = cluster.submit("sleep 60", "--no-requeue")
     again = cluster.submit("sleep 60", "--requeue")
@@ -136,6 +142,7 @@ def test_a_job_on_a_node_that_is_set_down_is_requeued_or_fails(cluster: Cluster)
     cluster.wait_ready()
 
 
+@pytest.mark.slow
 def test_a_requeued_job_starts_at_once_under_its_old_id(cluster: Cluster) -> None:
     job = cluster.submit("echo ${SLURM_RESTART_COUNT:-0}; sleep 60")
     cluster.wait(job, "RUNNING")
@@ -198,6 +205,7 @@ def test_sbatch_can_submit_and_then_say_that_it_timed_out(cluster: Cluster) -> N
     assert cluster.command("squeue", "--noheader", "--format=%k") == "key\n"
 
 
+@pytest.mark.slow
 def test_gpus_are_given_out(own_cluster: StartCluster) -> None:
     cluster = own_cluster(gpus=2, nodes=1)
     cluster.wait(cluster.submit("sleep 60", "--gres=gpu:2"), "RUNNING")
@@ -316,6 +324,7 @@ def test_a_folder_that_is_no_cluster_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_come_up_says_why(own_cluster: StartCluster) -> None:
     with pytest.raises(ClusterError, match=r"slurmctld: does not run(.|\n)*select/nonsense"):
         own_cluster(nodes=1, slurm_conf={"SelectType": "select/nonsense"})

@@ -1,4 +1,4 @@
-"""The example project: the same bytes for the same seed, in the lab's formats, with a known truth."""
+"""The example project: the same bytes for the same seed here, in the lab's formats, with a known truth."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def test_the_logs_hold_what_was_planted(storage: Path) -> None:
             assert tables["behavior_data/trial_data"].height == 120
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(storage: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-P", "-m", "jobs.generate", str(tmp_path)], check=True, capture_output=True)
     files = [path.relative_to(storage) for path in (storage / "demo").rglob("raw_data/**/*") if path.is_file()]
@@ -91,6 +92,7 @@ def _start(storage: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_at_once_give_one_project(tmp_path: Path) -> None:
     programs = [_start(tmp_path), _start(tmp_path)]
     said = [program.communicate() for program in programs]

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,9 @@ from tests.flow_process import Flow
 from tests.prefect_server import PrefectServer
 from trackers.kill import KEY_VARIABLE
 from trackers.lock import SessionLock
+from trackers.tracker import ProcessingTracker
 
 CLEANUP_SECONDS = 10 + 5  # promised, and slack for a busy machine
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
 
 
 def tracker(side: Side) -> str:
@@ -74,17 +66,17 @@ def supervisors(side: Side) -> list[int]:
 
 
 def test_a_success_leaves_a_result_a_complete_tracker_and_a_free_lock(side: Side, prefect: PrefectServer) -> None:
-    code, report = Flow(side, prefect, "true", "true").end()
+    code, report = Flow(side.root, prefect, "true", "true").end()
     assert (code, report["status"]) == (0, 1)
     assert (tracker(side), locked(side)) == ("succeeded", False)
     assert [r["pipeline"] for r in side.get("why")["results"]] == ["CHECKSUM"]
     assert not list((side.root / "storage" / "Project" / "305").rglob("output.log"))
-    code, report = Flow(side, prefect, "true", "true").end()
+    code, report = Flow(side.root, prefect, "true", "true").end()
     assert (code, report["ran"]) == (0, False)
 
 
 def test_an_error_of_a_job_fails_the_pipeline_says_why_and_frees_the_lock(side: Side, prefect: PrefectServer) -> None:
-    code, report = Flow(side, prefect, "echo the mouse has left >&2; exit 3", "true").end()
+    code, report = Flow(side.root, prefect, "echo the mouse has left >&2; exit 3", "true").end()
     assert (code, report["status"]) == (1, 2)
     assert "exit code 3" in report["reason"]
     assert "the mouse has left" in report["reason"]
@@ -94,7 +86,7 @@ def test_an_error_of_a_job_fails_the_pipeline_says_why_and_frees_the_lock(side: 
 
 
 def test_an_error_of_the_flow_ends_its_jobs_and_frees_the_lock(side: Side, prefect: PrefectServer) -> None:
-    code, report = Flow(side, prefect, "raise", job(side, "begun")).end()
+    code, report = Flow(side.root, prefect, "raise", job(side, "begun")).end()
     assert code == 1
     assert "a fault of our own" in report["stderr"]
     assert traces(side) == ["begun"]
@@ -102,11 +94,26 @@ def test_an_error_of_the_flow_ends_its_jobs_and_frees_the_lock(side: Side, prefe
     assert (tracker(side), locked(side)) == ("", False)
 
 
+def test_a_run_that_was_refused_regenerates_no_manifest_and_one_that_failed_does(
+    side: Side, prefect: PrefectServer
+) -> None:
+    path = side.root / "storage" / "Project" / "305" / SESSION / "tracking_data" / "checksum_resolution_tracker.yaml"
+    manifest = side.root / "storage" / "Project" / "Project_manifest.feather"
+    ProcessingTracker(path).start(7)  # as a manager of sl-shared-assets does, and dies
+    code, report = Flow(side.root, prefect, "true").end()
+    assert (code, report.get("error")) == (3, "TrackerOwnedError"), report
+    assert not manifest.exists()
+    assert not locked(side)
+    ProcessingTracker(path).abort()
+    assert Flow(side.root, prefect, "exit 3").end()[0] == 1
+    assert manifest.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_job_then_tracker_then_lock(
     side: Side, prefect: PrefectServer, number: signal.Signals
 ) -> None:
-    flow = Flow(side, prefect, job(side, "begun"), job(side, "begun", "trap '' TERM; sleep 60; sleep 60"))
+    flow = Flow(side.root, prefect, job(side, "begun"), job(side, "begun", "trap '' TERM; sleep 60; sleep 60"))
     flow.wait_until(lambda: traces(side) == ["begun", "begun"])
     started = time.monotonic()
     flow.process.send_signal(number)
@@ -119,7 +126,7 @@ def test_a_signal_ends_every_job_then_tracker_then_lock(
 
 
 def test_a_cancel_in_prefect_reaches_a_flow_that_no_worker_started(side: Side, prefect: PrefectServer) -> None:
-    flow = Flow(side, prefect, job(side, "begun"))
+    flow = Flow(side.root, prefect, job(side, "begun"))
     flow.wait_until(lambda: traces(side) == ["begun"])
     run = prefect.runs("long 305")[0]
     prefect.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
@@ -129,14 +136,15 @@ def test_a_cancel_in_prefect_reaches_a_flow_that_no_worker_started(side: Side, p
     assert prefect.runs("long 305")[0]["state_type"] == "CANCELLED"
 
 
+@pytest.mark.slow
 def test_a_cancel_that_nobody_asked_for_ends_no_job_and_the_next_run_adopts_them(
     side: Side, prefect: PrefectServer
 ) -> None:
     command = job(side, "begun", f"until [ -e {side.root}/go ]; do sleep 0.1; done")
-    Flow(side, prefect, "drop", command).end()
+    Flow(side.root, prefect, "drop", command).end()
     assert job_processes(side)
     assert "something other than a person" in side.get("lock_show")["description"]
-    flow = Flow(side, prefect, command)
+    flow = Flow(side.root, prefect, command)
     flow.wait_until(lambda: "abandoned" not in side.get("lock_show")["description"])
     (side.root / "go").touch()
     code, report = flow.end()
@@ -148,13 +156,13 @@ def test_a_killed_flow_is_continued_its_running_jobs_adopted_its_finished_ones_k
     side: Side, prefect: PrefectServer
 ) -> None:
     commands = (job(side, "short", "true"), job(side, "long", f"until [ -e {side.root}/go ]; do sleep 0.1; done"))
-    flow = Flow(side, prefect, *commands)
+    flow = Flow(side.root, prefect, *commands)
     flow.wait_until(lambda: sorted(traces(side)) == ["long", "short"])
     flow.process.kill()
     flow.end()
     assert locked(side)
     assert job_processes(side)
-    again = Flow(side, prefect, *commands)
+    again = Flow(side.root, prefect, *commands)
     again.wait_until(lambda: len(side.get("why")["history"]) == 1)
     time.sleep(1)
     (side.root / "go").touch()
@@ -165,7 +173,7 @@ def test_a_killed_flow_is_continued_its_running_jobs_adopted_its_finished_ones_k
 
 
 def test_a_killed_job_is_a_failure_that_says_so(side: Side, prefect: PrefectServer) -> None:
-    flow = Flow(side, prefect, job(side, "begun"))
+    flow = Flow(side.root, prefect, job(side, "begun"))
     flow.wait_until(lambda: traces(side) == ["begun"])
     for pid in job_processes(side):
         with contextlib.suppress(ProcessLookupError):
@@ -183,7 +191,7 @@ def test_after_a_kill_of_everything_the_next_run_keeps_what_was_done_and_repeats
         job(side, "short", "true"),
         job(side, "long", f"[ -e {side.root}/go ] || sleep 60"),
     )
-    flow = Flow(side, prefect, *commands)
+    flow = Flow(side.root, prefect, *commands)
     flow.wait_until(lambda: sorted(traces(side)) == ["long", "short"])
     time.sleep(0.5)
     for pid in [flow.process.pid, *supervisors(side), *job_processes(side)]:
@@ -192,16 +200,16 @@ def test_after_a_kill_of_everything_the_next_run_keeps_what_was_done_and_repeats
     flow.end()
     assert locked(side)
     (side.root / "go").touch()
-    code, report = Flow(side, prefect, *commands).end()
+    code, report = Flow(side.root, prefect, *commands).end()
     assert (code, report["status"]) == (0, 1)
     assert sorted(traces(side)) == ["long", "long", "short"]
     assert (tracker(side), locked(side)) == ("succeeded", False)
 
 
 def test_a_second_manager_is_refused_and_told_who_works_and_how_to_clear_it(side: Side, prefect: PrefectServer) -> None:
-    flow = Flow(side, prefect, job(side, "begun"))
+    flow = Flow(side.root, prefect, job(side, "begun"))
     flow.wait_until(lambda: traces(side) == ["begun"])
-    code, refusal = Flow(side, prefect, "something else").end()
+    code, refusal = Flow(side.root, prefect, "something else").end()
     assert code == 3
     for words in (
         str(flow.process.pid and "manager"),
@@ -220,16 +228,17 @@ def test_a_second_manager_is_refused_and_told_who_works_and_how_to_clear_it(side
     assert not locked(side)
 
 
+@pytest.mark.slow
 def test_a_lock_of_another_host_is_taken_over_when_prefect_says_that_its_run_has_ended(
     side: Side, prefect: PrefectServer
 ) -> None:
-    Flow(side, prefect, "false").end()
+    Flow(side.root, prefect, "false").end()
     ended = prefect.runs("long 305")[0]
     side.take_lock()
     lock = SessionLock(side.root / "storage" / "Project" / "305" / SESSION / "tracking_data" / "session_lock.yaml")
     lock.update(side.incarnation, host="elsewhere", process=None, prefect_api=prefect.api, flow_run_id="0" * 8)
-    code, refusal = Flow(side, prefect, "true").end()
+    code, refusal = Flow(side.root, prefect, "true").end()
     assert (code, refusal["error"]) == (3, "SessionLockedError")
     lock.update(side.incarnation, flow_run_id=ended["id"])
-    code, report = Flow(side, prefect, "true").end()
+    code, report = Flow(side.root, prefect, "true").end()
     assert (report["ran"], locked(side)) == (True, False)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trackers.errors import SessionLockedError, StaleLeaseError, TrackerCorruptError
+from trackers.files import atomic_write
 from trackers.lock import Holder, SessionLock
 from trackers.processes import ProcessIdentity
 
@@ -80,6 +81,31 @@ def test_a_dead_owner_is_replaced_only_if_nobody_was_faster(lock: SessionLock) -
     with pytest.raises(SessionLockedError, match="changed hands"):
         lock.take_over(seen, Holder(FIRST))
     assert lock.read().manager_id == SECOND
+
+
+@pytest.mark.parametrize("again", [SECOND, 7])
+def test_a_taking_that_was_cut_short_leaves_the_dead_owners_details_and_can_be_done_again(
+    lock: SessionLock, monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    dead = lock.acquire(FIRST, Holder(FIRST, user="ada", submissions=("behavior/0001",)))
+    seen = lock.read()
+
+    def killed(path: Path, content: bytes, **options: bool) -> None:
+        if path == lock.file_path:
+            raise KeyboardInterrupt
+        atomic_write(path, content, **options)
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr("trackers.lock.atomic_write", killed)
+            with pytest.raises(KeyboardInterrupt):
+                lock.take_over(seen, Holder(SECOND))
+        assert lock.read() == seen
+        assert lock.check_incarnation(dead.incarnation) == dead
+    lock.take_over(seen, Holder(again))
+    holder = lock.read().holder
+    assert holder is not None
+    assert (lock.read().manager_id, holder.manager_id) == (again, again)
 
 
 def test_a_holder_file_of_another_manager_is_noticed_and_not_believed(lock: SessionLock) -> None:

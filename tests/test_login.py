@@ -232,6 +232,7 @@ async def test_the_holder_waits_for_places_on_the_server(own_sshd: StartSshd) ->
     assert server.logins == 1
 
 
+@pytest.mark.slow
 async def test_a_client_that_is_killed_gives_its_place_back(own_sshd: StartSshd) -> None:
     """Also one whose command does not read the input that it was sent."""
     server = own_sshd(authentication="keyboard-interactive", sshd_config={"MaxSessions": 1}, account="nobody")

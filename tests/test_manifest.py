@@ -83,7 +83,7 @@ def test_folders_that_may_not_be_read_are_reported_and_keep_no_other_out(paths: 
     (paths.directory / "11" / "2025-01-15-03-04-05-000006" / "raw_data").chmod(0)
     (paths.directory / "11" / "2025-07-04-23-59-59-999999").chmod(0)
     (paths.directory / "9").chmod(0)
-    for directory in (paths.directory, *paths.directory.parents[:3]):
+    for directory in (paths.directory, *paths.directory.parents[:-2]):
         directory.chmod(directory.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
 
     def read() -> None:

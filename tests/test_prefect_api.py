@@ -37,6 +37,7 @@ def checksum(root: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_frees_the_lock_though_prefect_has_a_temporary_server(side: Side) -> None:
     """The terminal sends SIGINT to every process of the foreground; the temporary server is one of them."""
     command = [sys.executable, "-m", "tests.long_flow", str(side.root), f"echo x > {side.root}/begun; sleep 60"]
@@ -106,6 +107,7 @@ def test_without_prefect_nothing_is_done_and_one_sentence_says_it(tmp_path: Path
     assert not (session / "tracking_data").exists()
 
 
+@pytest.mark.slow
 def test_a_cancel_frees_the_lock_though_prefect_has_gone_and_the_flows_cannot_report_to_it(
     side: Side, tmp_path: Path
 ) -> None:

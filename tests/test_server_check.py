@@ -50,6 +50,7 @@ def results(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {line[9:31].strip(): line[:9].strip() for line in lines}
 
 
+@pytest.mark.slow
 def test_on_a_cluster_with_accounting_everything_is_well(own_cluster: StartCluster, tmp_path: Path) -> None:
     cluster = own_cluster(accounting=True)
     cluster.command("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=10")
@@ -64,6 +65,7 @@ def test_on_a_cluster_with_accounting_everything_is_well(own_cluster: StartClust
     assert not list((tmp_path / "storage").iterdir())
 
 
+@pytest.mark.slow
 def test_what_a_site_does_not_allow_is_said_with_what_to_do(own_cluster: StartCluster, tmp_path: Path) -> None:
     cluster = own_cluster(
         slurm_conf={"PrivateData": "jobs"},

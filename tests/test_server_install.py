@@ -85,6 +85,7 @@ def test_the_server_side_is_installed_into_an_empty_home_and_once_only(lab: Lab,
     assert "Nothing to do" in again.stdout
 
 
+@pytest.mark.slow
 def test_an_install_that_was_interrupted_leaves_the_old_version_and_is_finished_by_the_next(
     lab: Lab, core_wheels: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_server_side_that_runs_keeps_to_its_version(lab: Lab, core_wheels: Pat
     assert prefix == str(lab.root / "core")
 
 
+@pytest.mark.slow
 def test_versions_are_said_by_environment_and_a_server_without_them_is_told(
     lab: Lab, core_wheels: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_versions_are_said_by_environment_and_a_server_without_them_is_told(
     assert old.exists()
 
 
+@pytest.mark.slow
 def test_what_has_to_be_activated_for_it_stands_around_the_installed_server_side(lab: Lab, core_wheels: Path) -> None:
     python = str(lab.root / "core" / "bin" / "python")
     lab.describe(environments={"core": {"activate": "echo loading\nexport LOADED=yes", "python": python}})

@@ -62,6 +62,20 @@ def test_a_file_that_contradicts_its_place_or_says_nonsense_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("folder", ["raw_data/behavior_data", "raw_data/a/b/c/d", "archived_data/a/b"])
+def test_a_second_description_is_refused_wherever_it_lies(tmp_path: Path, folder: str) -> None:
+    paths = paths_of(tmp_path)
+    second = paths.storage_directory / folder / "session_data.yaml"
+    second.parent.mkdir(parents=True)
+    second.write_bytes((paths.raw_data / "session_data.yaml").read_bytes())
+    with pytest.raises(SessionDataError) as error:
+        load_session(paths, thorough=True)
+    assert str(second) in str(error.value)
+    roots = {"storage": str(paths.volumes.storage), "working": str(paths.volumes.working)}
+    asked = {"site": roots, "project": "Project", "animal": "305", "session": SESSION, "thorough": True}
+    assert answer({"call": "describe", "arguments": asked})["error"]["exit_code"] == 2
+
+
 @needs_root
 def test_a_folder_that_this_account_may_not_open_is_named_and_does_not_hide_the_other_sessions(tmp_path: Path) -> None:
     paths = paths_of(tmp_path)

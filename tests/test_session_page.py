@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.session_page import history_page
+from tasks.words import why
 from tests.conftest import SESSION, Side, all_ended, states
 from trackers.names import ProcessingPipelines
 from trackers.site import Site
@@ -50,6 +51,14 @@ def test_the_page_has_slurms_id_the_node_and_what_was_used_of_what_was_asked_for
     folder.save(submission.with_attempt("bad", replace(submission.last("bad"), scheduler_id="4711", usage=usage)))
     (line,) = [line for line in page_of(side) if line.startswith("job 4711 on node7, ended ")]
     assert line.endswith("used 1.5 of 60 min and 0.75 of 1 GB")
+
+
+def test_a_reason_ends_with_the_jobs_last_words_which_may_end_with_a_command(side: Side) -> None:
+    side.take_lock()
+    view = side.wait(side.submit([("bad", "echo 'Do: sessionflow cancel X' >&2; exit 3")]), all_ended)
+    words = why(view["jobs"][0])
+    assert words.endswith("on the server; Do: sessionflow cancel X")
+    assert words.startswith("bad FAILED")
 
 
 def test_the_page_says_where_a_job_runs_and_how_far_it_is(side: Side) -> None:

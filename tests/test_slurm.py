@@ -193,6 +193,7 @@ def test_of_two_copies_of_a_job_one_runs_and_the_graph_follows_it(slurm: SlurmSi
     assert trace.read_text().split() == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_a_site_that_clears_dependents_away_does_not_end_a_graph_that_is_retried(
     own_cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,13 +233,14 @@ def _fails_with_its_node(side: SlurmSide, cluster: Cluster, root: Path) -> None:
     assert "NODE_FAIL" in by_name(view)["lost"]["earlier"][0]
 
 
+@pytest.mark.slow
 def test_a_requeued_job_is_followed_under_its_id(slurm: SlurmSide, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     view = slurm.submit_jobs([bash("a", f"echo a >> {trace}; sleep 2")], [bash("b", f"echo b >> {trace}")])
     view = slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
     slurm.cluster.requeue(by_name(view)["a"]["id"])
     view = slurm.wait(view, all_over, seconds=60)
-    assert slurm.finish(view)["status"] == "succeeded"
+    assert slurm.finish(view)["status"] == "succeeded", [(j["name"], j["state"], j["reason"]) for j in view["jobs"]]
     assert trace.read_text().split() == ["a", "a", "b"]
     assert by_name(view)["a"]["attempt"] == 1
 

@@ -268,11 +268,11 @@ async def test_a_server_that_listens_to_few_keys_is_given_the_right_one_first(
 async def test_a_server_that_wants_more_than_a_key_says_what_to_do(own_sshd: StartSshd) -> None:
     server = own_sshd(authentication="publickey,keyboard-interactive")
     with pytest.raises(
-        AuthenticationError, match=r"accepted the key and wants keyboard-interactive.*`sessionflow server login`"
+        AuthenticationError, match=r"accepted the key and wants keyboard-interactive.*sessionflow server login NAME"
     ):
         await connect(address(server))
     server = own_sshd(authentication="keyboard-interactive")
-    with pytest.raises(AuthenticationError, match=r"accepts keyboard-interactive.*`sessionflow server login`"):
+    with pytest.raises(AuthenticationError, match=r"accepts keyboard-interactive.*sessionflow server login NAME"):
         await connect(address(server))
 
 

@@ -139,6 +139,7 @@ async def test_a_way_that_breaks_in_the_middle_is_noticed(own_sshd: StartSshd, h
     await connection.close()
 
 
+@pytest.mark.slow
 async def test_a_proxy_command_carries_the_connection_and_ends_with_it(own_sshd: StartSshd, home: Path) -> None:
     server = own_sshd(environment=QUICK)
     program = home / "carry.py"
@@ -245,6 +246,7 @@ async def test_a_busy_sshd_that_hangs_up_is_tried_again(own_sshd: StartSshd) -> 
     assert await asking == "hello"
 
 
+@pytest.mark.slow
 async def test_a_connection_whose_other_side_is_silent_is_given_up(
     own_sshd: StartSshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_further_key_is_let_in_once_it_is_authorized(own_sshd: StartSshd, tmp_
     assert ssh_with(sshd, key).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_certificate_lets_in_until_it_expires(own_sshd: StartSshd) -> None:
     sshd = own_sshd()
     key = sshd.certificate(seconds=3)

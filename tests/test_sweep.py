@@ -146,7 +146,8 @@ def test_another_hosts_owner_that_cannot_be_asked_about_is_not_touched(side: Sid
     found = only(sweep(side, repair=True))
     assert found.outcome == "person"
     assert "its process cannot be asked about from this computer" in found.found
-    assert found.words == f"It is not touched. If that manager is gone for good: sessionflow lock release {NAME}"
+    release = f"sessionflow lock release {session(side).paths.storage_directory}"
+    assert found.words == f"It is not touched. If that manager is gone for good: {release}"
     assert contents(side.root / "storage") == before
 
 
@@ -158,7 +159,7 @@ def test_a_lock_of_sl_shared_assets_is_reported_and_never_taken(side: Side) -> N
     found = only(sweep(side, repair=True))
     assert found.outcome == "person"
     assert "it may be a manager of sl-shared-assets" in found.found
-    assert f"sessionflow lock release {NAME}" in found.words
+    assert f"sessionflow lock release {session(side).paths.storage_directory}" in found.words
     assert contents(side.root) == before
 
 

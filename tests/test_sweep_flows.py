@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,20 +13,15 @@ from tasks.client import Client
 from tasks.lease import Lease, take_lock
 from tasks.servers import Server
 from tests.conftest import Side
+from tests.flow_process import Flow
 from tests.prefect_server import REPOSITORY, PrefectServer
 from tests.sweeping import NAME, contents, dead_process, hold, session, settled, sweeping
-from tests.test_interruptions import Flow, job, locked, traces, tracker
+from tests.test_interruptions import job, locked, traces, tracker
 from trackers.lock import Holder
 from trackers.manager import generate_manager_id
 from trackers.processes import ProcessIdentity
 
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
+pytestmark = pytest.mark.slow
 
 
 def sessionflow_sweep(side: Side, prefect: PrefectServer, *words: str) -> tuple[int, list[str]]:
@@ -47,7 +41,7 @@ def sessionflow_sweep(side: Side, prefect: PrefectServer, *words: str) -> tuple[
 def test_a_flow_that_was_killed_and_whose_graph_ran_to_its_end_is_shown_and_then_repaired(
     side: Side, prefect: PrefectServer
 ) -> None:
-    flow = Flow(side, prefect, job(side, "begun", f"until [ -e {side.root}/go ]; do sleep 0.1; done"))
+    flow = Flow(side.root, prefect, job(side, "begun", f"until [ -e {side.root}/go ]; do sleep 0.1; done"))
     flow.wait_until(lambda: traces(side) == ["begun"])
     flow.process.kill()
     flow.end()
@@ -76,7 +70,7 @@ def test_a_flow_that_was_killed_and_whose_graph_ran_to_its_end_is_shown_and_then
 def test_an_owner_on_another_host_is_dead_when_prefect_says_that_its_run_has_ended_and_not_before(
     side: Side, prefect: PrefectServer
 ) -> None:
-    Flow(side, prefect, "false").end()
+    Flow(side.root, prefect, "false").end()
     (ended,) = prefect.runs("long 305")[:1]
     hold(side, None, host="elsewhere", prefect_api=prefect.api, flow_run_id="0" * 8)
     code, lines = sessionflow_sweep(side, prefect, "--repair")
@@ -90,13 +84,13 @@ def test_an_owner_on_another_host_is_dead_when_prefect_says_that_its_run_has_end
 
 def test_a_rerun_that_starts_while_it_is_swept_always_ends_well(side: Side, prefect: PrefectServer) -> None:
     command = job(side, "begun", "true")
-    flow = Flow(side, prefect, command, job(side, "bad", f"[ -e {side.root}/mended ]"))
+    flow = Flow(side.root, prefect, command, job(side, "bad", f"[ -e {side.root}/mended ]"))
     flow.wait_until(lambda: sorted(traces(side)) == ["bad", "begun"])
     flow.process.kill()
     flow.end()
     settled(side)
     (side.root / "mended").touch()
-    rerun = Flow(side, prefect, command, job(side, "bad", f"[ -e {side.root}/mended ]"))
+    rerun = Flow(side.root, prefect, command, job(side, "bad", f"[ -e {side.root}/mended ]"))
 
     async def swept() -> None:
         while rerun.process.poll() is None:

@@ -12,13 +12,14 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from trackers import environments, exclusions, facts, leases, sweep
-from trackers.errors import BadInputError
+from trackers.errors import BadInputError, TrackerCorruptError
 from trackers.graph import Graph
 from trackers.layout import SessionPaths
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
 from trackers.protocol import PROTOCOL
+from trackers.results import own_version
 from trackers.site import Site
 from trackers.targets import Target
 from trackers.views import view
@@ -29,15 +30,9 @@ Call = Callable[[dict[str, Any]], Any]
 
 def hello(arguments: dict[str, Any]) -> dict[str, Any]:
     """Say who answers, with the versions in the environments of the site, and this computer's time."""
-    from importlib import metadata
-
-    try:
-        version = metadata.version("sessionflow")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
     return {
         "protocol": PROTOCOL,
-        "version": version,
+        "version": own_version(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "host": socket.gethostname(),
@@ -57,7 +52,7 @@ def check(arguments: dict[str, Any]) -> list[dict[str, Any]]:
 
 def describe(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of a session."""
-    return facts.describe(_target(arguments))
+    return facts.describe(_target(arguments), thorough=bool(arguments.get("thorough")))
 
 
 def status(arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -98,7 +93,11 @@ def lock_release(arguments: dict[str, Any]) -> None:
 def lock_show(arguments: dict[str, Any]) -> dict[str, Any]:
     """Say who holds a session, and which jobs are live."""
     target = _target(arguments)
-    return {**facts.lock_facts(target), "live_jobs": leases.live_jobs(target)}
+    try:
+        live = leases.live_jobs(target)
+    except TrackerCorruptError as error:  # who holds it can be said all the same
+        live = [f"(unknown: {error.path} cannot be read)"]
+    return {**facts.lock_facts(target), "live_jobs": live}
 
 
 def lock_force(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +196,8 @@ def sweep_repair(arguments: dict[str, Any]) -> dict[str, Any]:
 def exclude(arguments: dict[str, Any]) -> dict[str, str]:
     """Take a session out of processing, with a reason."""
     reason, who = str(arguments.get("reason") or ""), str(arguments.get("requested_by") or "")
-    return {"excluded": exclusions.exclude(_paths(arguments), reason, who)}
+    paths = _paths(arguments)
+    return {"excluded": exclusions.exclude(paths, reason, who), "include": exclusions.include_command(paths)}
 
 
 def include(arguments: dict[str, Any]) -> dict[str, str]:

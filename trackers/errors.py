@@ -6,9 +6,16 @@ from pathlib import PurePath
 
 
 class SessionflowError(Exception):
-    """The base of every error that a caller can act on; `exit_code` is the command line's."""
+    """The base of every error that a caller can act on; `exit_code` is the command line's.
+
+    A `remedy` is what to do next, where the message ends with it and others may have something to say before.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", remedy: str = "") -> None:
+        super().__init__(f"{message} {remedy}".rstrip())
+        self.remedy = remedy
 
 
 class BadInputError(SessionflowError):
@@ -52,6 +59,16 @@ class TrackerOwnedError(SessionflowError):
 
 class SessionLockedError(SessionflowError):
     """The session is locked by another manager, or not by the one that asked."""
+
+    exit_code = 3
+
+    def with_facts(self, words: str) -> SessionLockedError:
+        """Return the same refusal with more that is known about it; what to do next stays at the end."""
+        return SessionLockedError(f"{str(self).removesuffix(self.remedy).rstrip()} {words}", self.remedy)
+
+
+class AlreadyRunningError(SessionflowError):
+    """What there can be only one of runs already."""
 
     exit_code = 3
 

@@ -9,28 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
-from trackers.exclusions import exclusion_words
+from trackers.exclusions import exclusion_words, include_command
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines, validate_name, validate_session_name
-from trackers.results import raw_data_checksum, version
+from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
 from trackers.states import JobState
 from trackers.submission import Submission
-from trackers.targets import PROJECT_PIPELINES, Target
+from trackers.targets import SESSION_PIPELINES, Target
 from trackers.views import unfinished
 
-SESSION_PIPELINES = tuple(
-    p
-    for p in ProcessingPipelines
-    if p not in PROJECT_PIPELINES | {ProcessingPipelines.MULTIDAY, ProcessingPipelines.FORGING}
-)
 
+def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
+    """Return all that a flow must know of a session before it builds its graph; one question instead of many.
 
-def describe(target: Target) -> dict[str, Any]:
-    """Return all that a flow must know of a session before it builds its graph; one question instead of many."""
+    Args:
+        target: the session.
+        thorough: look for a second session_data.yaml in every folder.
+    """
     paths = target.paths
-    data = load_session(paths)
+    data = load_session(paths, thorough=thorough)
     whole = completeness(paths.raw_data)
     return {
         "target": target.name,
@@ -43,9 +42,10 @@ def describe(target: Target) -> dict[str, Any]:
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
         "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
         "lock": lock_facts(target),
-        "excluded": exclusion_words(paths),
+        "excluded": (words := exclusion_words(paths)),
+        "include": include_command(paths) if words else "",
         "raw_data_checksum": raw_data_checksum(target),
-        "version": version(),
+        "version": own_version(),
     }
 
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import reprlib
-import secrets
 import stat
 import threading
 import time
@@ -14,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import filelock
 import yaml
 
 from trackers.errors import FileSystemError, LockTimeoutError, TrackerCorruptError
@@ -37,7 +35,7 @@ def atomic_write(path: Path, content: bytes, *, more_to_come: bool = False) -> N
         FileSystemError: the volume is full, read-only or does not permit it; what stood in `path` is unchanged.
     """
     folder, name = os.path.split(path)  # strings: this runs hundreds of times a second
-    temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
+    temporary = f"{folder}/.{name}.{os.urandom(4).hex()}.tmp"
     try:
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -95,6 +93,8 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
         LockTimeoutError: another program held it for `timeout` seconds (10 unless given).
         FileSystemError: the file system has no flock, or does not permit this account to take the lock.
     """
+    from filelock import unlock_descriptor  # what only reads does without, and starts the faster
+
     lock_path = f"{path}.lock"
     timeout = LOCK_TIMEOUT_SECONDS if timeout is None else timeout
     try:
@@ -106,16 +106,18 @@ def locked(path: Path, timeout: float | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        filelock.unlock_descriptor(descriptor)  # closing alone would leave it to a process that was forked meanwhile
+        unlock_descriptor(descriptor)  # closing alone would leave it to a process that was forked meanwhile
         os.close(descriptor)
 
 
 def _take(lock_path: str, deadline: float) -> int | None:
     """Return the descriptor of a lock file that is ours, None after the deadline."""
+    from filelock import lock_descriptor
+
     while True:
         descriptor = _open_lock(lock_path)
         try:
-            if not filelock.lock_descriptor(descriptor, blocking=False) and not _wait(descriptor, deadline):
+            if not lock_descriptor(descriptor, blocking=False) and not _wait(descriptor, deadline):
                 break
             if os.fstat(descriptor).st_nlink:  # else somebody has removed the file: another one is the lock now
                 return descriptor

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from trackers.commands import on_session
 from trackers.errors import FileSystemError, SessionLockedError, TrackerCorruptError
 from trackers.lock import Holder, LockState
 from trackers.names import ProcessingPipelines
@@ -32,12 +33,15 @@ def acquire(
     """
     admission = admit(_open_submissions(target), _digests(target, wish), holder.manager_id, this_account())
     if admission.refusal:
-        raise SessionLockedError(f"{target.name} cannot be taken: {admission.refusal}. Nothing was changed.")
+        ending = f": {_cancel(target)}" if admission.cancel else ""
+        raise SessionLockedError(
+            f"{target.name} cannot be taken: {admission.refusal}. Nothing was changed.", f"{admission.remedy}{ending}"
+        )
     found = target.lock.read()
     asked_before = found.holder is not None and found.holder.incarnation == holder.incarnation  # the answer was lost
     state = found if dead is None or asked_before else dead
     if dead is None and not _ours(state, holder):
-        raise SessionLockedError(target.lock.refusal(state, f"Manager {holder.manager_id} was refused"))
+        raise target.lock.refusal(state, f"Manager {holder.manager_id} was refused")
     holder = replace(holder, manager_id=admission.manager_id, target=target.name)
     granted = target.lock.take_over(state, holder)  # compare and swap: of two that came this far, one is refused
     _finish_trackers(target)
@@ -66,7 +70,8 @@ def force_release(target: Target, *, abandon: bool = False) -> LockState | None:
     if not abandon and (jobs := live_jobs(target)):
         raise SessionLockedError(
             f"{target.name} has jobs that still run or wait: {', '.join(jobs)}. The lock was left as it is. "
-            f"End them with `sessionflow cancel {target.name}`, or leave them to themselves with --abandon."
+            f"Leave them to themselves with `{target.lock.release_command} --abandon`, "
+            f"or end them with: {_cancel(target)}"
         )
     try:
         state = target.lock.read()
@@ -74,6 +79,10 @@ def force_release(target: Target, *, abandon: bool = False) -> LockState | None:
         state = None
     target.lock.force_release()
     return state
+
+
+def _cancel(target: Target) -> str:
+    return on_session(target.paths.storage_directory, "cancel")
 
 
 def _ours(state: LockState, asking: Holder) -> bool:

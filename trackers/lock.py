@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import reprlib
-import secrets
-import shlex
 import socket
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trackers.commands import on_session
 from trackers.errors import FileSystemError, SessionLockedError, StaleLeaseError, TrackerCorruptError
 from trackers.files import atomic_write, locked, parse_yaml, read_file, read_settled, refuse_cut_off
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
@@ -37,7 +37,7 @@ class Holder:
     """
 
     manager_id: int
-    incarnation: str = field(default_factory=lambda: secrets.token_hex(8))
+    incarnation: str = field(default_factory=lambda: os.urandom(8).hex())
     host: str = field(default_factory=socket.gethostname)
     user: str = field(default_factory=this_account)
     requested_by: str = ""
@@ -120,8 +120,8 @@ class SessionLock:
         with locked(self.file_path):
             state = self._read()
             if not state.free and state.manager_id != manager_id:
-                raise SessionLockedError(self.refusal(state, f"Manager {manager_id} was refused"))
-            self._take(holder, newly=state.free)
+                raise self.refusal(state, f"Manager {manager_id} was refused")
+            self._take(holder, state)
         return holder
 
     def take_over(self, expected: LockState, holder: Holder) -> Holder:
@@ -134,8 +134,8 @@ class SessionLock:
         with locked(self.file_path):
             state = self._read()
             if state != expected:
-                raise SessionLockedError(self.refusal(state, "The lock changed hands meanwhile; nothing was taken"))
-            self._take(holder, newly=True)
+                raise self.refusal(state, "The lock changed hands meanwhile")
+            self._take(holder, state)
         return holder
 
     def update(self, incarnation: str, **changes: Any) -> Holder:
@@ -170,7 +170,7 @@ class SessionLock:
             if held_by == NOBODY:
                 return
             if held_by != manager_id:
-                raise SessionLockedError(self.refusal(self._read(), f"Manager {manager_id} cannot release it"))
+                raise self.refusal(self._read(), f"Manager {manager_id} cannot release it")
             if incarnation is not None:
                 self._current(incarnation)
             self._free()
@@ -194,7 +194,7 @@ class SessionLock:
                 "Nothing was changed. Take the lock first."
             )
         if state.manager_id != manager_id:
-            raise SessionLockedError(self.refusal(state, f"Manager {manager_id} may not work on it"))
+            raise self.refusal(state, f"Manager {manager_id} may not work on it")
 
     def read(self) -> LockState:
         """Return who holds the lock; a missing file is a free lock, and stays missing.
@@ -209,12 +209,13 @@ class SessionLock:
         manager_id = self._read_manager_id()
         if manager_id == NOBODY:
             return LockState(NOBODY)
-        holder, problem = self._read_holder()
-        if holder is not None and holder.manager_id != manager_id:
-            return LockState(
-                manager_id, None, f"{self.holder_path.name} names another one, manager {holder.manager_id}"
-            )
-        return LockState(manager_id, holder, problem)
+        holders, problem = self._read_holders()
+        for holder in holders:
+            if holder.manager_id == manager_id:
+                return LockState(manager_id, holder)
+        if holders:
+            problem = f"{self.holder_path.name} names another one, manager {holders[0].manager_id}"
+        return LockState(manager_id, None, problem)
 
     def _read_manager_id(self) -> int:
         """Read the lock file: as we and 5.1.0 write it by its text, which is faster, any other YAML as YAML."""
@@ -226,19 +227,23 @@ class SessionLock:
             return manager_id
         return _parse_yaml(content, self.file_path, self._remedy)
 
-    def _read_holder(self) -> tuple[Holder | None, str]:
+    def _read_holders(self) -> tuple[list[Holder], str]:
+        """Return whom the holder file names: the holder, then the one before; or what is wrong with it."""
         try:
-            return _parse_holder(json.loads(self.holder_path.read_bytes())), ""
+            data = json.loads(self.holder_path.read_bytes())
+            before = data.get("before")
+            return [_parse_holder(each) for each in ([data, before] if before else [data])], ""
         except FileNotFoundError:
-            return None, ""
+            return [], ""
         except (TypeError, ValueError, AttributeError, RecursionError, OSError):
-            return None, f"{self.holder_path.name} cannot be read"
+            return [], f"{self.holder_path.name} cannot be read"
 
     def _current(self, incarnation: str) -> Holder:
         state = self._read()
         if state.holder is None or state.holder.incarnation != incarnation:
             raise StaleLeaseError(
-                self.refusal(state, "The lock has passed to another process; this request was refused")
+                f"{self._session} is locked by {state.describe()}. The lock has passed to another process; this "
+                "request was refused, and nothing was changed."
             )
         return state.holder
 
@@ -249,14 +254,16 @@ class SessionLock:
             raise ValueError(f"The holder names manager {holder.manager_id}, not {manager_id}. Nothing was changed.")
         return holder
 
-    def _take(self, holder: Holder, *, newly: bool) -> None:
-        # the holder first: a crash in between leaves the lock as it was, and a holder that is ignored
-        self._write_holder(holder, more_to_come=newly)
-        if newly:
+    def _take(self, holder: Holder, state: LockState) -> None:
+        # the holder first, and the one before inside it: a crash in between leaves the lock as it was, with its details
+        passes = holder.manager_id != state.manager_id
+        self._write_holder(holder, before=state.holder if passes else None, more_to_come=passes)
+        if passes:
             atomic_write(self.file_path, _TEXT.format(holder.manager_id).encode())
 
-    def _write_holder(self, holder: Holder, *, more_to_come: bool = False) -> None:
-        content = json.dumps(asdict(holder), indent=1, ensure_ascii=False)  # JSON is YAML, and written faster
+    def _write_holder(self, holder: Holder, *, before: Holder | None = None, more_to_come: bool = False) -> None:
+        details = {**asdict(holder), **({"before": asdict(before)} if before else {})}
+        content = json.dumps(details, indent=1, ensure_ascii=False)  # JSON is YAML, and written faster
         atomic_write(self.holder_path, content.encode(errors="surrogateescape") + b"\n", more_to_come=more_to_come)
 
     def _free(self) -> None:
@@ -270,17 +277,22 @@ class SessionLock:
 
     @property
     def _remedy(self) -> str:
-        return f"Look at it, then reset it with: sessionflow lock release {shlex.quote(str(self._session))}"
+        return f"Look at it, then reset it with: {self.release_command}"
+
+    @property
+    def release_command(self) -> str:
+        """The command with which a person frees the lock."""
+        return on_session(self._session, "lock", "release")
 
     @property
     def _session(self) -> Path:
         return self.file_path.parent.parent
 
-    def refusal(self, state: LockState, event: str) -> str:
-        """Say who holds the lock, what was refused therefore, and how to clear it."""
-        return (
-            f"{self._session} is locked by {state.describe()}. {event}; nothing was changed. "
-            f"If that manager is gone for good: sessionflow lock release {shlex.quote(str(self._session))}"
+    def refusal(self, state: LockState, event: str) -> SessionLockedError:
+        """Return the error that says who holds the lock, what was refused therefore, and how to clear it."""
+        remedy = "Try again." if state.free else f"If that manager is gone for good: {self.release_command}"
+        return SessionLockedError(
+            f"{self._session} is locked by {state.describe()}. {event}; nothing was changed.", remedy
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 
 import xxhash
@@ -13,7 +13,7 @@ MAXIMUM_MANAGER_ID = 2**64 - 1
 
 def generate_manager_id() -> int:
     """Return a new manager id: xxh3-64 of a microsecond timestamp and a random number, as sl-shared-assets does."""
-    return xxhash.xxh3_64_intdigest(f"{time.time_ns() // 1000}-{secrets.randbits(64)}".encode())
+    return xxhash.xxh3_64_intdigest(f"{time.time_ns() // 1000}-{os.urandom(8).hex()}".encode())
 
 
 def manager_id_of_flow_run(flow_run_id: str) -> int:

@@ -56,10 +56,13 @@ class Admission:
     Attributes:
         manager_id: the manager to become: the recorded one where live jobs carry it, else the one that asked.
         refusal: why not; empty when admitted.
+        remedy: what to do about it; where `cancel`, the command that ends the jobs completes it.
     """
 
     manager_id: int
     refusal: str = ""
+    remedy: str = ""
+    cancel: bool = False
 
 
 def admit(submissions: Sequence[OpenSubmission], wish: Mapping[str, str], manager_id: int, account: str) -> Admission:
@@ -76,16 +79,18 @@ def admit(submissions: Sequence[OpenSubmission], wish: Mapping[str, str], manage
         if wish.get(submission.pipeline) != submission.digest:
             return Admission(
                 manager_id,
-                f"jobs of its {submission.pipeline} still run or wait, with other settings than asked for now. "
-                "Run the same pipeline again to continue them, or end them with: sessionflow cancel",
+                f"jobs of its {submission.pipeline} still run or wait, with other settings than asked for now",
+                "Run the same pipeline again to continue them, or end them with",
+                cancel=True,
             )
         if submission.account != account:
             return Admission(
                 manager_id,
                 f"jobs of its {submission.pipeline} still run or wait under the account {submission.account}; "
                 f"only that account can continue them, and this is {account}",
+                f"Ask {submission.account}.",
             )
     carried = {submission.manager_id for submission in live}
     if len(carried) > 1:
-        return Admission(manager_id, "jobs of two managers still run or wait on it; end one with: sessionflow cancel")
+        return Admission(manager_id, "jobs of two managers still run or wait on it", "End them with", cancel=True)
     return Admission(carried.pop() if carried else manager_id)

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import platform
-from importlib import metadata
 from typing import Any
 
 from trackers.files import atomic_write, make_directory
@@ -28,7 +27,11 @@ def write_result(target: Target, submission: Submission, folder: SubmissionFolde
         "submission": submission.name,
         "digest": submission.digest,
         "settings": submission.settings,
-        "versions": {"sessionflow": version(), "python": platform.python_version(), **_merged(reports, "versions")},
+        "versions": {
+            "sessionflow": own_version(),
+            "python": platform.python_version(),
+            **_merged(reports, "versions"),
+        },
         "inputs": {"raw_data_checksum": raw_data_checksum(target)},
         "outputs": sorted((o for r in reports for o in r.get("outputs", [])), key=lambda o: str(o.get("path"))),
         "notes": [note for r in reports for note in r.get("notes", [])],
@@ -67,8 +70,10 @@ def raw_data_checksum(target: Target) -> str:
 
 
 @functools.cache
-def version() -> str:
-    """Return the version of sessionflow that runs here."""
+def own_version() -> str:
+    """Return sessionflow's version as it is installed here."""
+    from importlib import metadata  # takes as long as a tenth of the server side's start
+
     try:
         return metadata.version("sessionflow")
     except metadata.PackageNotFoundError:

@@ -65,7 +65,7 @@ set -m
 child=$!
 set +m
 [ "$terminated" = 1 ] && end
-wait "$child"
+wait "$child" 2>/dev/null  # else bash says of a killed command all that it was
 code=$?
 if [ "$terminated" = 1 ]; then
   exec 9<> <(:)  # nothing ever comes from it: reading it is a sleep without a process

@@ -7,10 +7,10 @@ import json
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TextIO
 
 from trackers.calls import CALLS, followed_work
+from trackers.commands import called
 from trackers.errors import BadInputError, FileSystemError, SessionflowError
 from trackers.protocol import PROTOCOL
 from trackers.views import view
@@ -34,9 +34,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         arguments = request.get("arguments") or {}
         if not isinstance(arguments, dict):
             raise BadInputError(f"The arguments of {request['call']} are no JSON object. Nothing was done.")
-        return {"id": number, "result": call(dict(arguments))}
+        site = arguments.get("site")
+        with called(str(site.get("name") or "") if isinstance(site, dict) else ""):
+            return {"id": number, "result": call(dict(arguments))}
     except SessionflowError as error:
-        return {"id": number, "error": _error(type(error).__name__, str(error), error.exit_code)}
+        return {"id": number, "error": _error(type(error).__name__, str(error), error.exit_code, error.remedy)}
     except OSError as error:
         problem = f"{error.filename or 'The file system'}: {error.strerror or error}. Nothing was done after that."
         return {"id": number, "error": _error(FileSystemError.__name__, problem, FileSystemError.exit_code)}
@@ -49,6 +51,8 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
     A submission that was asked for with `watch` is followed from then on: what changes comes as lines with `event`.
     """
+    from concurrent.futures import ThreadPoolExecutor  # a single call does without, and starts the faster
+
     lock = threading.Lock()
 
     def say(message: dict[str, Any]) -> None:
@@ -85,8 +89,8 @@ def _parsed(line: str) -> dict[str, Any]:
     return request if isinstance(request, dict) else {"call": "(no JSON object)"}
 
 
-def _error(kind: str, message: str, exit_code: int) -> dict[str, Any]:
-    return {"type": kind, "message": message, "exit_code": exit_code}
+def _error(kind: str, message: str, exit_code: int, remedy: str = "") -> dict[str, Any]:
+    return {"type": kind, "message": message, "exit_code": exit_code, "remedy": remedy}
 
 
 def main(arguments: list[str]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import reprlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -58,10 +60,11 @@ def completeness(raw_data: Path) -> Completeness:
     return Completeness.COMPLETE if (raw_data / COMPLETE_MARKER).exists() else Completeness.INCOMPLETE
 
 
-def load_session(paths: SessionPaths) -> SessionData:
+def load_session(paths: SessionPaths, *, thorough: bool = False) -> SessionData:
     """Read and check a session's session_data.yaml; changes nothing.
 
-    Accepts what acquisition wrote and what sl-shared-assets 5.1.0 saves (with more null keys).
+    Accepts what acquisition wrote and what sl-shared-assets 5.1.0 saves (with more null keys). A second file is looked
+    for as deep as a misplaced copy is likely to lie; with `thorough`, which lists every folder, wherever it may be.
 
     Raises:
         NotFoundError: a root, the project, the animal or the session does not exist.
@@ -75,18 +78,17 @@ def load_session(paths: SessionPaths) -> SessionData:
             raise NotFoundError(f"There is no animal {paths.animal!r} in {animal.parent}. Nothing was touched.")
         if not paths.storage_directory.is_dir():
             raise NotFoundError(f"There is no session {paths.session!r} in {animal}. Nothing was touched.")
-        path = _the_one_file(paths)
+        path = _the_one_file(paths, thorough=thorough)
     except OSError as error:
         raise FileSystemError(f"{error.filename} cannot be opened: {error.strerror}. Nothing was touched.") from error
     return _checked(path, paths)
 
 
-def _the_one_file(paths: SessionPaths) -> Path:
+def _the_one_file(paths: SessionPaths, *, thorough: bool) -> Path:
     expected = paths.raw_data / SESSION_DATA
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         expected.stat()  # raises where this account may not look, which the search below would take for an empty folder
-    # as deep as a misplaced copy is likely to lie: a search through all of raw_data reads thousands of entries
-    found = sorted(p for depth in ("", "*/", "*/*/") for p in paths.storage_directory.glob(depth + SESSION_DATA))
+    found = sorted(_everywhere(paths.storage_directory) if thorough else _near_the_top(paths.storage_directory))
     if not found:
         raise SessionDataError(f"{paths} has no {SESSION_DATA}: {expected} is missing. Nothing was touched.")
     if found != [expected]:
@@ -96,6 +98,16 @@ def _the_one_file(paths: SessionPaths) -> Path:
             "Remove the wrong one."
         )
     return expected
+
+
+def _near_the_top(directory: Path) -> Iterator[Path]:
+    return (path for depth in ("", "*/", "*/*/") for path in directory.glob(depth + SESSION_DATA))
+
+
+def _everywhere(directory: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(directory):  # folders that vanish meanwhile are passed over
+        if SESSION_DATA in names or SESSION_DATA in folders:
+            yield Path(folder, SESSION_DATA)
 
 
 def _checked(path: Path, paths: SessionPaths) -> SessionData:

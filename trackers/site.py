@@ -51,12 +51,17 @@ class SlurmOptions:
 
 @dataclass(frozen=True)
 class Site:
-    """What every request says of the server that it is sent to."""
+    """What every request says of the server that it is sent to.
+
+    Attributes:
+        name: what the manager calls it; empty for its own computer.
+    """
 
     volumes: Volumes
     scheduler: str = "local"
     environments: dict[str, Environment] = field(default_factory=dict)
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    name: str = ""
 
     @property
     def state_directory(self) -> Path:
@@ -111,4 +116,4 @@ class Site:
             options = SlurmOptions(**{**slurm, "options": tuple(map(str, slurm.get("options") or ()))})
         except (TypeError, ValueError) as error:
             raise BadInputError(f"This describes no server: {error}. Nothing was done.") from None
-        return cls(Volumes(storage, working), scheduler, environments, options)
+        return cls(Volumes(storage, working), scheduler, environments, options, str(data.get("name") or ""))

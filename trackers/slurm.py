@@ -149,6 +149,7 @@ class SlurmScheduler:
     def usage(self, submission: Submission) -> dict[str, Usage]:
         """Return what Slurm knows of each job's last attempt: from accounting where there is one."""
         queue = queue_of(submission.account)
+        _end_leftovers(queue.snapshot, submission)
         ids = {job: submission.last(job).scheduler_id for job in submission.attempts}
         queue.ask_accounting([number for number in ids.values() if number], at_once=True)
         found = {}
@@ -420,6 +421,14 @@ def _unknown_to(snapshot: Snapshot, submissions: Iterable[Submission]) -> list[s
         if (attempt := submission.last(job.name)).scheduler_id
         and submission.key(job.name, attempt.number) not in snapshot.jobs
     ]
+
+
+def _end_leftovers(snapshot: Snapshot, submission: Submission) -> None:
+    """End what Slurm takes for running though it has written its end: Slurm might start it once more."""
+    last = {job: submission.last(job) for job in submission.attempts}
+    ended = [submission.key(job, attempt.number) for job, attempt in last.items() if attempt.state.ended]
+    if left := [row.id for key in ended for row in snapshot.jobs.get(key, []) if _is_live(row)]:
+        ask_slurm("scancel", *left)
 
 
 def _is_live(row: QueuedJob) -> bool:

@@ -156,4 +156,6 @@ def _by_record(record: ExitRecord, seen: JobState | None, reason: str) -> tuple[
 
 def exit_words(code: int) -> str:
     """Say what a job script's exit code means."""
+    if 128 < code <= 192:
+        return f"exit code {code} (ended by signal {code - 128})"
     return f"exit code {code}" + (f": {LEFT_EXIT_CODES[code]}" if code in LEFT_EXIT_CODES else "")

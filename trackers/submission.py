@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -227,7 +226,7 @@ class Submission:
 def new_submission(graph: Graph, **facts: Any) -> Submission:
     """Return a submission with a first attempt planned for every job."""
     attempts: dict[str, tuple[Attempt, ...]] = {job.name: (Attempt(1, job.resources),) for job in graph.jobs()}
-    return Submission(id=secrets.token_hex(6), graph=graph, attempts=attempts, **facts)
+    return Submission(id=os.urandom(6).hex(), graph=graph, attempts=attempts, **facts)
 
 
 @dataclass(frozen=True)
@@ -259,7 +258,12 @@ class SubmissionFolder:
         """Return the numbers of all submissions, oldest first."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal() and (p / RECORD).exists())
+        return sorted(
+            int(path.name)
+            for path in self.directory.iterdir()
+            # one that has jobs and has lost its record is there all the same: its jobs may run
+            if path.name.isdecimal() and ((path / RECORD).exists() or (path / "jobs").is_dir())
+        )
 
     def read(self, number: int) -> Submission:
         """Return one submission.
@@ -391,7 +395,7 @@ class AttemptFiles:
 
     def revoke(self) -> bool:
         """Make sure that the attempt does not begin any more; False where it has begun, or the volume is full."""
-        mine = self.directory / f".{REVOKED}.{secrets.token_hex(4)}"
+        mine = self.directory / f".{REVOKED}.{os.urandom(4).hex()}"
         try:
             mine.write_text(REVOKED + "\n")
             with contextlib.suppress(FileExistsError):

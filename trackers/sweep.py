@@ -21,7 +21,7 @@ from trackers.scheduler import Scheduler
 from trackers.site import Site
 from trackers.states import JobState, Sighting
 from trackers.submission import Submission
-from trackers.targets import PROJECT_PIPELINES, Target
+from trackers.targets import SESSION_PIPELINES, Target
 from trackers.tracker import reset_command
 from trackers.work import Work
 
@@ -58,8 +58,9 @@ class Candidate:
         """Return it as plain data; `seen` is what a repair compares before it swaps."""
         names = {"project": self.target.project, "animal": self.target.animal, "session": self.target.session}
         seen = {"manager_id": self.lock.manager_id, "holder": self.owner} if self.lock is not None else None
+        release = self.target.lock.release_command if self.target.session else ""
         told = {key: getattr(self, key) for key in ("number", "owner", "who", "plan", "hindrances", "reports")}
-        return {**names, "name": self.target.name, "seen": seen, **told}
+        return {**names, "name": self.target.name, "seen": seen, "release": release, **told}
 
 
 def look(site: Site, projects: Collection[str]) -> dict[str, Any]:
@@ -155,8 +156,8 @@ def _session(target: Target, files: set[str]) -> Candidate:
     for submission in current.values():
         if submission.open:
             candidate.opened.append((Work(target, submission.pipeline), submission))
-    for pipeline in ProcessingPipelines:
-        if pipeline not in PROJECT_PIPELINES and target.paths.tracker(pipeline).name in files:
+    for pipeline in SESSION_PIPELINES:
+        if target.paths.tracker(pipeline).name in files:
             _consider_tracker(candidate, pipeline, current.get(pipeline))
     if candidate.lock is not None and not candidate.lock.free:
         candidate.plan.append(_RELEASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ from trackers.submission import SubmissionFolder
 from trackers.tracker import ProcessingTracker
 
 PROJECT_PIPELINES = frozenset({ProcessingPipelines.MANIFEST})
+DATASET_PIPELINES = frozenset({ProcessingPipelines.MULTIDAY, ProcessingPipelines.FORGING})
+SESSION_PIPELINES = tuple(p for p in ProcessingPipelines if p not in PROJECT_PIPELINES | DATASET_PIPELINES)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Target:
         return self.paths.tracking_data if self.session else self.project_paths.directory
 
     @property
+    def _pipelines(self) -> Collection[ProcessingPipelines]:
+        return SESSION_PIPELINES if self.session else PROJECT_PIPELINES
+
+    @property
     def lock(self) -> SessionLock:
         """The session's lock.
 
@@ -81,7 +88,7 @@ class Target:
         Raises:
             BadInputError: the pipeline does not work on this kind of target.
         """
-        if (pipeline in PROJECT_PIPELINES) == bool(self.session):
+        if pipeline not in self._pipelines:
             raise BadInputError(f"{pipeline} does not work on {self.name}. Nothing was done.")
         if not self.session:
             return ProcessingTracker(self.project_paths.manifest_tracker)
@@ -95,9 +102,10 @@ class Target:
     def all_submissions(self) -> dict[ProcessingPipelines, SubmissionFolder]:
         """Return the folders of every pipeline that ever ran here."""
         directory = self.state_directory / "submissions"
-        pipelines = [p for p in ProcessingPipelines if (p in PROJECT_PIPELINES) != bool(self.session)]
         return {
-            p: SubmissionFolder(directory / p.name.lower()) for p in pipelines if (directory / p.name.lower()).is_dir()
+            p: SubmissionFolder(directory / p.name.lower())
+            for p in self._pipelines
+            if (directory / p.name.lower()).is_dir()
         }
 
     def result(self, pipeline: ProcessingPipelines) -> Path:

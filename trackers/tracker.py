@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import reprlib
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trackers.commands import command, on_session
 from trackers.errors import TrackerCorruptError, TrackerOwnedError
 from trackers.files import atomic_write, locked, parse_yaml, read_file, read_settled, refuse_cut_off
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
@@ -240,9 +240,8 @@ def reset_command(path: Path) -> str:
     """Return the command with which a person resets a tracker file."""
     pipeline, directory = TrackerFileNames(path.name).name.lower(), path.absolute().parent
     if directory.name == "tracking_data":
-        return f"sessionflow tracker reset {shlex.quote(str(directory.parent))} {pipeline}"
-    root = shlex.quote(str(directory.parent))
-    return f"sessionflow tracker reset {shlex.quote(directory.name)} {pipeline} --storage {root}"
+        return on_session(directory.parent, "tracker", "reset", options=(pipeline,))
+    return command("tracker", "reset", directory.name, pipeline, "--storage", str(directory.parent))
 
 
 def _wrong(key: str, value: Any, wanted: str) -> str:

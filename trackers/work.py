@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
+from trackers.commands import NAME_VARIABLE, on_session
 from trackers.errors import FileSystemError, NotYetError, SessionLockedError, SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
-from trackers.results import raw_data_checksum, version, write_result
+from trackers.results import own_version, raw_data_checksum, write_result
 from trackers.scheduler import Scheduler, scheduler_of
 from trackers.script import job_script, parse_exit_record
 from trackers.states import ExitRecord, JobState, Sighting
 from trackers.submission import AttemptFiles, Submission, Usage, digest_of, new_submission
 from trackers.targets import PROJECT_PIPELINES, Target
+from trackers.tracker import reset_command
 
 KEPT_PROJECT_SUBMISSIONS = 20  # a project's manifest is made after every run on every session
 _COUNTERPART = {
@@ -196,7 +198,8 @@ class Work:
         if current.open and self.running(self.judged(current)):
             raise SubmissionError(
                 f"{self.pipeline} of {self.target.name} was started with other settings, and its jobs still run or "
-                "wait. Nothing was submitted. Wait for them, or end them with: sessionflow cancel"
+                "wait. Nothing was submitted. "
+                f"Wait for them, or end them with: {on_session(self.target.paths.storage_directory, 'cancel')}"
             )
         return False
 
@@ -218,7 +221,7 @@ class Work:
             prefect_api=request.prefect_api,
             process=request.process,
             request_id=request.id,
-            code_version=version(),
+            code_version=own_version(),
             raw_data_checksum=raw_data_checksum(self.target),
         )
 
@@ -237,7 +240,7 @@ class Work:
             process=request.process,
             manager_id=request.manager_id,
             request_id=request.id,
-            code_version=version(),
+            code_version=own_version(),
             raw_data_checksum=raw_data_checksum(self.target),
         )
         wanted = {job.name: job.resources for job in request.graph.jobs()}
@@ -272,8 +275,9 @@ class Work:
         if files.script.exists():
             return
         make_directory(files.directory)
+        variables = {**job.variables, **({NAME_VARIABLE: self.target.site.name} if self.target.site.name else {})}
         script = job_script(
-            job,
+            replace(job, variables=variables),
             submission.key(job.name, attempt.number),
             files,
             self.target.site.announcements,
@@ -351,8 +355,7 @@ class Work:
         if state.running and state.manager_id not in known:
             raise TrackerOwnedError(
                 f"{tracker.file_path} is running under manager {state.manager_id}, which holds no lock and no record "
-                "here. Nothing was submitted. If that manager is gone for good: sessionflow tracker reset "
-                f"{self.target.name} {self.pipeline.name.lower()}"
+                f"here. Nothing was submitted. If that manager is gone for good: {reset_command(tracker.file_path)}"
             )
 
     def write_tracker(self, submission: Submission) -> None:

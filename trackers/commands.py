@@ -1,0 +1,45 @@
+"""The commands that messages give: whole, so that people can paste them wherever they read the message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+from trackers.layout import SessionPaths
+from trackers.names import ProcessingPipelines
+
+NAME_VARIABLE = "SESSIONFLOW_SERVER_NAME"  # tells jobs what the manager calls the server that they run on
+_server: ContextVar[str] = ContextVar("server", default="")
+
+
+@contextlib.contextmanager
+def called(server: str) -> Iterator[None]:
+    """Give commands, as long as it lasts, for a manager that calls this server so; empty: for this computer."""
+    token = _server.set(server)
+    try:
+        yield
+    finally:
+        _server.reset(token)
+
+
+def command(*words: str) -> str:
+    """Return a `sessionflow` command, quoted for a shell, that reaches this server from where the manager is."""
+    server = _server.get() or os.environ.get(NAME_VARIABLE, "")
+    return shlex.join(["sessionflow", *words, *(["--server", server] if server else [])])
+
+
+def on_session(directory: Path, *words: str, options: tuple[str, ...] = ()) -> str:
+    """Return a command about a session, e.g. `lock release`; `directory` is its folder on the storage volume."""
+    return command(*words, str(directory.absolute()), *options)
+
+
+def run(pipeline: ProcessingPipelines, paths: SessionPaths, *options: str) -> str:
+    """Return the command that runs a pipeline on a session."""
+    names = ("--project", paths.project, "--animal", paths.animal, "--session", paths.session)
+    volumes = paths.volumes
+    roots = ("--storage", str(volumes.storage), *(() if volumes.one else ("--working", str(volumes.working))))
+    return command("run", pipeline.name.lower(), *names, *options, *roots)
