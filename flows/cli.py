@@ -49,10 +49,10 @@ def parser() -> argparse.ArgumentParser:
     _add_server(commands)
     _add_sweep(commands)
     add_launch_commands(functools.partial(_command, commands))
-    add_up_commands(functools.partial(_command, commands))
     _add_process_project(commands)
     _add_exclude(commands)
     _add_where(commands)
+    add_up_commands(functools.partial(_command, commands))
     return top
 
 
@@ -308,7 +308,7 @@ def _add_process_project(commands: argparse._SubParsersAction[argparse.ArgumentP
     add("--regenerate-manifest", action="store_true", help="write the manifest anew also if nothing was run")
     add("--maximum-sessions", metavar="N", type=int, help="so many sessions at once at most")
     add("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
-    add("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    add("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     command.set_defaults(carry_out="flows.cli_project:process_project")
 
 
@@ -318,7 +318,7 @@ def _add_exclude(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     exclude = _command(commands, "exclude", summary, [f'exclude {session} --reason "the laser was off"'])
     exclude.add_argument("session", metavar="SESSION", help=SESSION_HELP)
     exclude.add_argument("--reason", required=True, help="why; shown wherever the session is")
-    exclude.add_argument("--requested-by", default=os.environ.get("USER", ""), metavar="NAME", help="who asks")
+    exclude.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     include = _command(commands, "include", "put an excluded session back into processing", [f"include {session}"])
     include.add_argument("session", metavar="SESSION", help=SESSION_HELP)
     for command in (exclude, include):

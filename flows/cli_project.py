@@ -37,9 +37,9 @@ def process_project(arguments: argparse.Namespace) -> int:
 def exclude(arguments: argparse.Namespace) -> int:
     """Take a session out of processing."""
     server, target = session_target(arguments, arguments.session)
-    words = ask(server, "exclude", **target, reason=arguments.reason, requested_by=arguments.requested_by)["excluded"]
+    done = ask(server, "exclude", **target, reason=arguments.reason, requested_by=arguments.requested_by)
     name = "/".join(target.values())
-    print(f"{name} is excluded {words}. What runs on it now is left alone.\nTo end that: sessionflow include {name}")
+    print(f"{name} is excluded {done['excluded']}. What runs on it now is left alone.\nTo end that: {done['include']}")
     return 0
 
 

@@ -61,7 +61,7 @@ def excluded(facts: Facts) -> str:
 def refusal(facts: Facts) -> str:
     """Say what a run that was started by hand is told of an excluded session; empty where it is none."""
     words = excluded(facts)
-    return f"{words}. Nothing was done. To process it again: sessionflow include {facts['target']}" if words else ""
+    return f"{words}. Nothing was done. To process it again: {facts['include']}" if words else ""
 
 
 def prepared(facts: Facts) -> bool:

@@ -20,7 +20,7 @@ from flows.project_look import Look
 from flows.project_page import ProjectPage
 from flows.project_plan import Choice
 from flows.volumes import SIZES, limited_volumes
-from tasks.client import connected
+from tasks.artifacts import connected_in_run
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.outcome import result_of
 from tasks.reports import ProjectReport, SessionOutcome, SessionReport
@@ -82,7 +82,7 @@ async def process_project(
         archive=archive,
     )
     server = server or this_computer()
-    async with connected(server) as client:  # one connection for all
+    async with connected_in_run(server) as client:  # one connection for all
         look = Look(client, project, choice)
         report = ProjectReport(project, tuple(await look.all()), dry_run=dry_run)
         page = await ProjectPage.begun(report)

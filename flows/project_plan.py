@@ -158,9 +158,8 @@ def held_back(pipeline: ProcessingPipelines, row: Facts, choice: Choice) -> str:
     failure = facts.get("failure")
     if facts["status"] != "failed" or not failure or choice.reprocess:
         return ""
-    settings = SETTINGS.get(pipeline, {})
-    now = (digest_of(row["target"], pipeline, settings), row["version"], row["raw_data_checksum"])
-    if now != (failure["digest"], failure["version"], failure["raw_data_checksum"]):
+    digest = digest_of(row["target"], pipeline, SETTINGS.get(pipeline, {}))
+    if digest != failure["digest"] or failure["now"] != failure["with"]:
         return ""
     causes = [job for job in failure["jobs"] if not _passing(job)]
     if not causes or (choice.rerun is not None and choice.rerun.admits(pipeline, facts)):

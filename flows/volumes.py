@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL
 from trackers.names import ProcessingPipelines
 
 STORAGE, WORKING = "sessionflow-storage", "sessionflow-working"
-SIZES = {STORAGE: 4, WORKING: 16}  # sessions at once, where Prefect has no limit of that name
+SIZES = {STORAGE: 4, WORKING: 8}  # sessions at once, where Prefect has no limit of that name
 _ON_STORAGE = (ProcessingPipelines.CHECKSUM, ProcessingPipelines.PREPARATION, ProcessingPipelines.ARCHIVING)
 
 

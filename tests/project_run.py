@@ -10,16 +10,19 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows.process_project import process_project
+from flows.process_project import ENDED, process_project
 from jobs.checksum import directory_checksum
 from tasks.compute_server import ComputeServer
+from tasks.reports import SessionOutcome
 from tests.conftest import make_session
 from tests.prefect_server import REPOSITORY, PrefectServer
 from trackers.errors import SessionflowError
@@ -161,16 +164,40 @@ def server_of(root: Path) -> ComputeServer:
     )
 
 
+class Handlers:
+    """Whose SIGTERM is, looked at all the time between the first session's end and the last one but one's."""
+
+    def __init__(self, sessions: int) -> None:
+        self.seen: set[str] = set()
+        self._left = sessions - 1
+        self._looking = threading.Thread(target=self._look, daemon=True)
+
+    def ended(self, _outcome: SessionOutcome) -> None:
+        self._left -= 1
+        if self._looking.ident is None and self._left:
+            self._looking.start()
+
+    def _look(self) -> None:
+        while self._left > 0:
+            handler = signal.getsignal(signal.SIGTERM)
+            self.seen.add(getattr(handler, "__qualname__", str(handler)))
+            time.sleep(0.001)
+
+
 async def main(root: Path, options: dict[str, Any]) -> int:
     if "failed_since" in options:
         options["failed_since"] = date.fromisoformat(options["failed_since"])
+    handlers = Handlers(len(list((root / "storage" / "Project" / "305").iterdir())))
+    ENDED.set(handlers.ended)
     try:
         report = await process_project("Project", server_of(root), **options)
     except SessionflowError as error:
         print(json.dumps({"error": str(error)}))
         return error.exit_code
     found = {s.session: [s.standing, s.words, bool(s.flow_run_id)] for s in report.sessions}
-    print(json.dumps({"sessions": found, "order": [s.session for s in report.sessions], "sentence": report.sentence}))
+    order = [s.session for s in report.sessions]
+    said = {"sessions": found, "order": order, "sentence": report.sentence, "handlers": sorted(handlers.seen)}
+    print(json.dumps(said))
     return 0 if report.succeeded else 1
 
 

@@ -227,7 +227,12 @@ def test_the_server_side_answers_single_calls_and_loads_nothing_heavy(root: Path
     assert json.loads(done.stdout)["result"][0]["session"] == SESSION
     imported = {line.rsplit("|", maxsplit=1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert not {"prefect", "paramiko", "numpy", "polars", "rich", "pydantic"} & imported
-    parts_of_the_start = {"concurrent.futures", "filelock", "hashlib"}  # that only some calls need
+    parts_of_the_start = {
+        "concurrent.futures",
+        "importlib.metadata",
+        "filelock",
+        "hashlib",
+    }  # that only some calls need
     assert not parts_of_the_start & imported
 
 

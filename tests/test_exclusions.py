@@ -23,6 +23,7 @@ def test_who_excluded_a_session_when_and_why_is_kept_and_shown_until_it_is_inclu
     assert side.get("describe")["excluded"] == words
     assert [row["excluded"] for row in side.get("status")] == [words]
     text = file(side).read_text()
+    assert side.get("describe")["include"] == f"sessionflow include {file(side).parents[1]}"
     assert text.startswith("---\nreason: the laser was off.\nrequested_by: bea\nuser: ")
     assert side.get("include")["was_excluded"] == words
     assert side.get("describe")["excluded"] == ""
@@ -60,8 +61,8 @@ def test_a_file_that_cannot_be_read_excludes_as_well_and_says_which(side: Side, 
     file(side).parent.mkdir()
     file(side).write_text(content)
     words = side.get("describe")["excluded"]
-    assert words.startswith(f"by somebody: {file(side)} cannot be read")
-    assert "sessionflow include" in words
+    assert words.startswith("by somebody")
+    assert str(file(side)) in words
     assert side.get("include")["was_excluded"] == words
     assert not file(side).exists()
 

@@ -237,6 +237,11 @@ def test_the_manifest_is_written_anew_once_and_without_work_only_when_asked(
     assert (code, manifest.exists()) == (0, True)
 
 
+def test_a_signal_is_ours_also_while_runs_of_sessions_begin(tmp_path: Path, prefect: PrefectServer) -> None:
+    _, said = ProjectRun(Project(tmp_path, 6), prefect, maximum_sessions=2).end()
+    assert said["handlers"] == ["Interruption._on_signal"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_sigterm_at_any_moment_leaves_no_job_and_no_lock(tmp_path: Path, prefect: PrefectServer) -> None:

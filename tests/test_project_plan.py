@@ -27,12 +27,13 @@ def failed(pipeline: str, settings: dict[str, Any] | None = None, **changes: Any
     """Return a pipeline's facts after an error of its program; `changes` are to what it failed with, or to its job."""
     job = {"name": "a", "state": "FAILED", "exit_code": 1, "reason": "exit code 1; out of cheese"}
     job |= {key: changes.pop(key) for key in tuple(changes) if key in job}
-    failure = {
+    failure: Facts = {
         "digest": digest_of(TARGET, ProcessingPipelines[pipeline], settings or {}),
-        "version": "1.0",
-        "raw_data_checksum": "abc",
+        "with": {"version": "1.0", "raw_data_checksum": "abc"},
+        "now": {"version": "1.0", "raw_data_checksum": "abc"},
         "jobs": [job],
     }
+    failure["with"] |= {key: changes.pop(key) for key in tuple(changes) if key in failure["with"]}
     facts = {"status": "failed", "ended": "2025-09-01T03:04:05", "reason": "", "failure": {**failure, **changes}}
     return facts if changes.get("failure", True) else {**facts, "failure": None}
 
@@ -58,8 +59,6 @@ def row(session: str = SESSION, **changes: Any) -> Facts:
         "prepared": pipelines["PREPARATION"]["status"] == "succeeded",
         "archived": False,
         "lock": FREE,
-        "version": "1.0",
-        "raw_data_checksum": "abc",
         "pipelines": pipelines,
         **changes,
     }

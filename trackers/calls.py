@@ -196,7 +196,8 @@ def sweep_repair(arguments: dict[str, Any]) -> dict[str, Any]:
 def exclude(arguments: dict[str, Any]) -> dict[str, str]:
     """Take a session out of processing, with a reason."""
     reason, who = str(arguments.get("reason") or ""), str(arguments.get("requested_by") or "")
-    return {"excluded": exclusions.exclude(_paths(arguments), reason, who)}
+    paths = _paths(arguments)
+    return {"excluded": exclusions.exclude(paths, reason, who), "include": exclusions.include_command(paths)}
 
 
 def include(arguments: dict[str, Any]) -> dict[str, str]:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trackers.commands import on_session
 from trackers.errors import BadInputError, FileSystemError, NotFoundError, TrackerCorruptError
 from trackers.files import atomic_write, dump_yaml, load_yaml, locked, make_directory
 from trackers.layout import SessionPaths
 from trackers.processes import this_account
 
 FILE = "exclusion.yaml"  # in tracking_data; a session is excluded as long as it is there
-_REMEDY = "As long as it is there, the session counts as excluded; to end that: sessionflow include"
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,19 @@ def exclusion_words(paths: SessionPaths) -> str:
     A file that cannot be read excludes as well: whoever wrote it wanted the session left alone.
     """
     try:
-        data = load_yaml(_file(paths), _REMEDY)
+        data = load_yaml(_file(paths), "As long as it is there, it excludes the session.")
         return Exclusion(**{key: str(data[key]) for key in ("reason", "requested_by", "user", "since")}).describe()
     except FileNotFoundError:
         return ""
     except KeyError as error:
-        return f"by somebody: {TrackerCorruptError(_file(paths), f'it does not say {error}', _REMEDY)}"
+        return f"by somebody, as {_file(paths)} says, which does not say {error}"
     except (TrackerCorruptError, FileSystemError) as error:
-        return f"by somebody: {error}"
+        return f"by somebody: {str(error).rstrip('.')}"
+
+
+def include_command(paths: SessionPaths) -> str:
+    """Return the command that puts a session back into processing."""
+    return on_session(paths.storage_directory, "include")
 
 
 def exclude(paths: SessionPaths, reason: str, requested_by: str) -> str:

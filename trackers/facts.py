@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
-from trackers.exclusions import exclusion_words
+from trackers.exclusions import exclusion_words, include_command
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines, validate_name, validate_session_name
 from trackers.results import own_version, raw_data_checksum
@@ -42,9 +42,8 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
         "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
         "lock": lock_facts(target),
-        "excluded": exclusion_words(paths),
-        "raw_data_checksum": raw_data_checksum(target),
-        "version": own_version(),
+        "excluded": (words := exclusion_words(paths)),
+        "include": include_command(paths) if words else "",
     }
 
 
@@ -71,7 +70,7 @@ def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, A
             facts["ended"], facts["reason"] = submission.ended, submission.reason
             facts["seconds"] = _seconds(submission)
             facts["flow_run_id"] = submission.flow_run_id
-            facts["failure"] = _failure(submission) if submission.status == "failed" else None
+            facts["failure"] = _failure(target, submission) if submission.status == "failed" else None
     return facts
 
 
@@ -194,13 +193,16 @@ def _notes(paths: SessionPaths) -> str:
     return ""
 
 
-def _failure(submission: Submission) -> dict[str, Any]:
-    """Return what a pipeline failed with, and how those of its jobs ended that began and did not succeed."""
+def _failure(target: Target, submission: Submission) -> dict[str, Any]:
+    """Return what a pipeline failed with and would run with now, and how its jobs ended that did not succeed.
+
+    Jobs that never began for another one's failure are left out.
+    """
     ends = {job: submission.last(job) for job in submission.attempts if not submission.succeeded(job)}
     return {
         "digest": submission.digest,
-        "version": submission.code_version,
-        "raw_data_checksum": submission.raw_data_checksum,
+        "with": {"version": submission.code_version, "raw_data_checksum": submission.raw_data_checksum},
+        "now": {"version": own_version(), "raw_data_checksum": raw_data_checksum(target)},
         "jobs": [
             {"name": job, "state": end.state.value, "exit_code": end.exit_code, "reason": end.reason}
             for job, end in ends.items()
