@@ -1,4 +1,4 @@
-"""`python -m benchmarks disk [FOLDER]` and `python -m benchmarks cluster`: print what was measured, as tables."""
+"""`python -m benchmarks WHAT`: print what was measured, as tables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures; prints a table.")
     parser.add_argument(
         "what",
-        choices=("disk", "cluster", "following"),
+        choices=("disk", "cluster", "following", "far"),
         help="disk: the server side's start; state files, checksum, copy and manifest on one disk; "
-        "cluster: graphs of jobs on a test cluster; following: what waiting for a thousand jobs costs there",
+        "cluster: graphs of jobs on a test cluster; following: what waiting for a thousand jobs costs there; "
+        "far: long jobs, a slow line, submit limits, late records, a manager killed",
     )
     parser.add_argument("folder", nargs="?", help="disk: on the disk to measure (default: the temporary folder's)")
     parser.add_argument("--graphs", default="ABC", help="cluster: which of A, B and C (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="cluster: how often each is run (default: 3)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="far: of a job, and late files (default: 60)")
     arguments = parser.parse_args()
     console = Console(width=150)
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
@@ -32,10 +34,21 @@ def main() -> None:
         from benchmarks import following
 
         show(console, ("following", "measured", "goal"), following.rows())
-    else:
-        from benchmarks import cluster
+    elif arguments.what == "far":
+        from benchmarks import far
 
-        show(console, cluster.COLUMNS, cluster.rows(arguments.graphs, arguments.repeats))
+        show(console, far.COLUMNS, far.rows(arguments.seconds))
+    else:
+        _cluster(console, arguments.graphs, arguments.repeats)
+
+
+def _cluster(console: Console, graphs: str, repeats: int) -> None:
+    from benchmarks import cluster, runs
+
+    console.print(f"Prefect's database: {runs.DATABASE}")
+    found = cluster.measure(graphs, repeats)
+    show(console, cluster.COLUMNS, [cluster.row(*each) for each in found.items()])
+    show(console, cluster.REQUEST_COLUMNS, [line for each in found.items() for line in cluster.request_rows(*each)])
 
 
 def _disk(console: Console, where: str | None) -> None:

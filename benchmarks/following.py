@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.graphs import PROJECT, SESSION
+from benchmarks.runs import requests_of, server_of
 from tasks.client import Client, connected
-from tasks.servers import Environment, Server
 from tests.cluster import Cluster
 from tests.conftest import make_session
 from trackers.graph import Graph, Job, Stage
@@ -25,12 +25,10 @@ from trackers.lock import Holder
 from trackers.manager import generate_manager_id
 from trackers.processes import ProcessIdentity
 
-PROJECT = "Benchmark"
-SESSION = "2025-08-26-18-30-15-123456"
 WAITING = 1000
 SECONDS = 120.0
 ENDS = 60
-Row = tuple[str, str, str]
+Row = tuple[str, ...]
 
 
 def rows() -> list[Row]:
@@ -48,10 +46,10 @@ async def _measured(folder: Path, cluster: Cluster) -> list[Row]:
         await _waiting(client, folder)
         await asyncio.sleep(10)
         pid = int(said["pid"])
-        before, polls = _cpu_seconds(pid), _requests(cluster)
+        before, polls = _cpu_seconds(pid), requests_of(cluster).total()
         await asyncio.sleep(SECONDS)
         per_hour = (_cpu_seconds(pid) - before) * 3600 / SECONDS
-        asked = (_requests(cluster) - polls) * 3600 / SECONDS
+        asked = (requests_of(cluster).total() - polls) * 3600 / SECONDS
         memory, ours = _megabytes(pid), _megabytes(os.getpid())
     p95 = delays[int(len(delays) * 0.95)]
     return [
@@ -62,24 +60,6 @@ async def _measured(folder: Path, cluster: Cluster) -> list[Row]:
         ("… requests to the controller", f"{asked:.0f} an hour", ""),
         ("… memory of the manager, without Prefect", f"{ours:.0f} MB", ""),
     ]
-
-
-def server_of(cluster: Cluster, folder: Path) -> Server:
-    """Return the description of a test cluster."""
-    (folder / "working").mkdir(parents=True, exist_ok=True)
-    sshd = cluster.sshd
-    return Server(
-        name="benchmark",
-        host=sshd.host,
-        port=sshd.port,
-        user=sshd.account,
-        key_file=str(sshd.key_file),
-        known_hosts_file=str(sshd.known_hosts_file),
-        storage_root=str(folder / "storage"),
-        working_root=str(folder / "working"),
-        scheduler="slurm",
-        environments={"core": Environment(python=sys.executable)},
-    )
 
 
 async def _submitted(client: Client, folder: Path, animal: str, graph: Graph) -> dict[str, Any]:
@@ -133,9 +113,3 @@ def _cpu_seconds(pid: int) -> float:
 def _megabytes(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def _requests(cluster: Cluster) -> int:
-    from benchmarks.cluster import requests_of
-
-    return requests_of(cluster)

@@ -1,7 +1,8 @@
-"""Run one graph of trivial jobs as flows, and print the seconds: `python -m benchmarks.graphs GRAPH SERVER [null]`.
+"""Run one graph of trivial jobs as flows: `python -m benchmarks.graphs GRAPH SERVER [null|COMMAND]`.
 
-A is one pipeline of 1, 3 and 1 jobs, B twenty of them at once, C a hundred pipelines of one job. With `null`, every
-call to the server side is answered at once: what is left is Prefect's own share, and ours in this process.
+A is one pipeline of 1, 3 and 1 jobs, B twenty of them at once, C a hundred pipelines of one job, W twenty of fifty.
+With `null`, every call to the server side is answered at once: what is left is Prefect's own share, and ours in this
+process. Printed are, as JSON, after how many seconds Slurm knew every job and all were followed, and then how it ended.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ from flows import pipeline as pipelines
 from flows.pipeline import pipeline, pipeline_flow
 from tasks import client
 from tasks.compute_server import ComputeServer
+from tasks.jobs import OBSERVER
 from tasks.reports import PipelineReport
 from trackers.graph import Graph, Job, Stage
 from trackers.names import ProcessingPipelines
 
 PROJECT = "Benchmark"
 SESSION = "2025-08-26-18-30-15-123456"
-SHAPES = {"A": (1, (1, 3, 1)), "B": (20, (1, 3, 1)), "C": (100, (1,))}  # pipelines, jobs of their stages
+SHAPES = {  # pipelines, jobs of their stages
+    "A": (1, (1, 3, 1)),
+    "B": (20, (1, 3, 1)),
+    "C": (100, (1,)),
+    "W": (20, (50,)),
+}
 
 
 def stages(shape: tuple[int, ...], command: tuple[str, ...]) -> tuple[Stage, ...]:
@@ -124,6 +131,15 @@ async def run(graph: str, server: ComputeServer, command: list[str]) -> dict[str
     """Run a graph's pipelines at once; return the makespan and what became of them."""
     count, shape = SHAPES[graph]
     began = time.perf_counter()
+    followed: set[str] = set()
+
+    def look(view: dict[str, Any]) -> None:
+        if len(followed) < count and all(job["id"] for job in view["jobs"]):
+            followed.add(view["target"])
+            if len(followed) == count:
+                print(json.dumps({"followed": time.perf_counter() - began}), flush=True)
+
+    OBSERVER.set(look)
     flows = [benchmark(str(n), list(shape), command, server) for n in range(count)]
     reports = await asyncio.gather(*flows, return_exceptions=True)
     seconds = time.perf_counter() - began

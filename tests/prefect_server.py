@@ -29,10 +29,11 @@ def free_port() -> int:
 
 @dataclass
 class PrefectServer:
-    """`prefect server start` with a database of its own."""
+    """`prefect server start` with a database of its own, and `settings` of its own."""
 
     home: Path
     port: int = field(default_factory=free_port)
+    settings: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,6 +47,7 @@ class PrefectServer:
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.api,
             **PREFECT_SETTINGS,
+            **self.settings,
             "PYTHONPATH": str(REPOSITORY),
         }
 

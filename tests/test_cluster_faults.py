@@ -281,15 +281,12 @@ def test_names_with_spaces_and_volumes_with_quotes_and_dollars_go_all_the_way(
     assert not list(tmp_path.rglob("pwned"))
 
 
-LATE_MV = """setsid bash -c 'sleep "$LATE"; exec "$REAL" "$@"' mv "$@" </dev/null >/dev/null 2>&1 &"""
-
-
 @pytest.mark.parametrize(
     "seconds", [pytest.param(5, marks=slow), pytest.param(60, marks=[slow, pytest.mark.timeout(300)])]
 )
 def test_records_that_are_seen_late_change_nothing(lab: Lab, seconds: int) -> None:
     """A job script's records come into their place by `mv`; one that comes late stands for a network file system."""
-    lab.cluster.wrap("mv", f"export REAL LATE={seconds}; {LATE_MV}")
+    lab.cluster.wrap("mv", wrappers.late(seconds))
     flow = lab.flow(lab.job("a", "sleep 1"), "--then", lab.job("b"))
     code, report = flow.end(220)
     assert (code, report["status"], lab.traces()) == (0, 1, ["a", "b"]), report

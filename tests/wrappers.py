@@ -15,6 +15,13 @@ PRINTS_HALF = 'all=$("$REAL" "$@"); printf %s "${all:0:${#all} / 2}"'
 DOES_IT_BUT_TIMES_OUT = """"$REAL" "$@" >/dev/null
 echo "$NAME: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1"""
 
+
+def late(seconds: float) -> str:
+    """Return lines with which a program does its work so much later, and says at once that it has."""
+    call = """setsid bash -c 'sleep "$LATE"; exec "$REAL" "$@"' "$NAME" "$@" </dev/null >/dev/null 2>&1 &"""
+    return f"export REAL LATE={seconds:g}; {call}"
+
+
 HEAD = """#!/bin/bash
 REAL={real} NAME={name}
 export {mark}={folder}
