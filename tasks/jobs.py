@@ -125,10 +125,12 @@ class Submitted:
 
     async def _watch(self) -> None:
         """Ask to be told of changes, and again whenever the channel broke."""
+        just_seen = True  # its view is submit's answer: the scheduler need not be asked again at once
         while True:
             self._lost.clear()
             try:
-                await self.ask("watch")
+                await self.ask("watch", just_seen=just_seen)
+                just_seen = False
             except ConnectionError:  # it is tried for as long as it takes: a lost connection fails no job
                 self._lost.set()
             except Exception as error:

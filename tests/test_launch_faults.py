@@ -82,6 +82,7 @@ def assert_kept(api: str, *words: str, **place: Any) -> Outcome:
         ("lab.example.org:4200", "http"),
         ("", "sessionflow rig add"),
     ],
+    ids=["nobody listens", "no such host", "no such port", "no address", "nothing"],  # the same in every process
 )
 def test_without_a_server_the_words_say_what_to_look_at(api: str, words: str) -> None:
     assert_kept(api, words)

@@ -143,7 +143,8 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
 def watch(arguments: dict[str, Any]) -> dict[str, Any]:
     """Bring a submission up to date and show it; while serving, report its changes from then on."""
     work, number = followed_work(arguments)
-    work.ask()
+    if not arguments.get("just_seen"):
+        work.ask()
     return view(work, work.settle(number))
 
 

@@ -17,7 +17,7 @@ from trackers.scheduler import Handed
 from trackers.script import TERM_GRACE_SECONDS
 from trackers.shares import try_lock
 from trackers.site import Site
-from trackers.slurm_queue import SUBMIT_SECONDS, Answer, SlurmQueue, Snapshot, ask_slurm, queue_of
+from trackers.slurm_queue import NEVER, SUBMIT_SECONDS, Answer, SlurmQueue, Snapshot, ask_slurm, queue_of
 from trackers.slurm_text import (
     QueuedJob,
     Refusal,
@@ -45,7 +45,9 @@ NEARLY_ALL = 0.95  # of the memory that was asked for: a job that was killed wit
 class SlurmScheduler:
     """Gives jobs to Slurm and reads what became of them; everything it knows is on disk or in Slurm's answers."""
 
-    shortest_gap_seconds = 0.25
+    shortest_gap_seconds = (
+        0.4  # two requests each: with a shorter one, trivial jobs cost the controller more than sbatch
+    )
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -352,7 +354,8 @@ def _look(queue: SlurmQueue, folder: SubmissionFolder, submission: Submission, j
     if not attempt.scheduler_id and not files.handed_over.exists():
         return Sighting("seen", JobState.PLANNED, attempt.reason)
     if snapshot.error:
-        return Sighting("unknown", None, f"Slurm could not be asked: {snapshot.error}")
+        words = attempt.reason if snapshot.began == NEVER else f"Slurm could not be asked: {snapshot.error}"
+        return Sighting("unknown", None, words)
     rows = snapshot.jobs.get(submission.key(job, attempt.number), [])
     number = known_id(files, attempt, rows)
     row = next((row for row in rows if row.id == number), None) or _from_accounting(queue, submission, job, attempt)

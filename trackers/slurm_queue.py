@@ -85,6 +85,9 @@ def ask_slurm(*words: str, seconds: float = QUESTION_SECONDS, script: str | None
         return Answer(None, "", f"{words[0]} could not be started: {error.strerror or error}")
 
 
+NEVER = float("-inf")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One answer of squeue.
@@ -94,7 +97,7 @@ class Snapshot:
         error: why it could not be asked; empty where it answered.
     """
 
-    began: float = float("-inf")
+    began: float = NEVER
     jobs: dict[str, list[QueuedJob]] = field(default_factory=dict)
     live: int = 0
     error: str = "it has not been asked yet"
