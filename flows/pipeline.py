@@ -22,7 +22,7 @@ from flows.gate import Turn, turn_of_this_run
 from flows.labels import leave_word
 from flows.signals import keep_signals
 from tasks.artifacts import board, board_of, connected_in_run
-from tasks.client import Client
+from tasks.client import Client, reaching
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.interruption import Interruption, interruptible
 from tasks.jobs import Submitted, end_jobs, finish, follow, submit
@@ -93,7 +93,8 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
         await turn.take()
         try:
             await reach_prefect()
-            return await Flow.__call__(self, *args, return_state=True, **kwargs)
+            async with reaching(next((a for a in (*args, *kwargs.values()) if isinstance(a, ComputeServer)), None)):
+                return await Flow.__call__(self, *args, return_state=True, **kwargs)
         finally:
             turn.give()
             turn_of_this_run.reset(token)

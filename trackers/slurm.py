@@ -38,7 +38,7 @@ class SlurmScheduler:
     """Gives jobs to Slurm and reads what became of them; everything it knows is on disk or in Slurm's answers."""
 
     shortest_gap_seconds = (
-        0.4  # two requests each: with a shorter one, trivial jobs cost the controller more than sbatch
+        0.25  # two requests each: with a shorter one, trivial jobs cost the controller more than sbatch
     )
 
     def __init__(self, site: Site) -> None:
