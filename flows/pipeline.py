@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 
 from flows.eligibility import Facts, done, obstacle, refusal, status
 from flows.gate import Turn, turn_of_this_run
-from flows.labels import leave_word
+from flows.labels import leave_word, tagged, tagged_run
 from flows.signals import keep_signals
 from tasks.artifacts import board, board_of, connected_in_run
 from tasks.client import Client, reaching
@@ -93,8 +93,13 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
         await turn.take()
         try:
             await reach_prefect()
-            async with reaching(next((a for a in (*args, *kwargs.values()) if isinstance(a, ComputeServer)), None)):
-                return await Flow.__call__(self, *args, return_state=True, **kwargs)
+            given: dict[str, Any] = {}
+            with contextlib.suppress(TypeError):  # Prefect refuses wrong arguments in words
+                given = inspect.signature(self.fn).bind_partial(*args, **kwargs).arguments
+            server = given.get("server")
+            async with reaching(server if isinstance(server, ComputeServer) else None):
+                with tagged(given):
+                    return await Flow.__call__(self, *args, return_state=True, **kwargs)
         finally:
             turn.give()
             turn_of_this_run.reset(token)
@@ -111,7 +116,8 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
             run_id = _flow_run().flow_run_id
             async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
-                return await in_sentences(_with_manifests)(lambda: _labelled(function(*args, **kwargs)))
+                with tagged_run():
+                    return await in_sentences(_with_manifests)(lambda: _labelled(function(*args, **kwargs)))
 
         named_types: Any = reporting  # Prefect would look their names up in this module
         named_types.__signature__ = inspect.signature(function, eval_str=True)
