@@ -9,7 +9,7 @@ from trackers.names import ProcessingPipelines, SessionTypes
 Facts = dict[str, Any]
 
 _ALL = frozenset(SessionTypes)
-_TYPES = {
+TYPES = {
     ProcessingPipelines.CHECKSUM: _ALL,
     ProcessingPipelines.PREPARATION: _ALL - {SessionTypes.WINDOW_CHECKING},
     ProcessingPipelines.BEHAVIOR: _ALL - {SessionTypes.WINDOW_CHECKING},
@@ -29,7 +29,7 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why a pipeline cannot run on a session as it is; empty where it can."""
     if reason := excluded(facts) or ("" if facts["complete"] else str(facts["completeness"])):
         return reason
-    if facts["session_type"] not in _TYPES[pipeline]:
+    if facts["session_type"] not in TYPES[pipeline]:
         return f"a {facts['session_type']} session has no {pipeline}"
     if pipeline is ProcessingPipelines.CHECKSUM:
         return ""
