@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -210,16 +209,12 @@ def test_this_computer_gets_environments_that_its_jobs_find_by_name(tmp_path: Pa
         command = [sys.executable, "-m", "flows.cli", "server", *words]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    payload = ("matplotlib", "contourpy", "cycler", "fonttools", "kiwisolver", "packaging", "pillow", "pyparsing")
-    more = ("python-dateutil", "numpy", "polars", "polars-runtime-32")
-    try:
-        wheels = repack(tmp_path / "wheels", *CORE, *payload, *more)
-    except metadata.PackageNotFoundError as missing:
-        pytest.skip(f"{missing.name} is not installed here")
     failed = server("install", "local", "--with", "report", "--wheels", str(tmp_path / "none"))
     assert failed.returncode == 1
     assert not python.exists()
-    done = server("install", "local", "--with", "report", "--wheels", str(wheels))
+    done = server("install", "local", "--with", "report")
+    if "could not be had" in done.stderr:
+        pytest.skip("no network to fetch wheels from")
     assert done.returncode == 0, done.stderr
     assert "Nothing to do" in server("install", "local", "--with", "report").stdout
     checked = server("check", "local")

@@ -133,7 +133,11 @@ def main(plan: dict[str, typing.Any]) -> dict[str, typing.Any]:
         versions.mkdir(parents=True, exist_ok=True)
         _lock(versions)
     if "unpack" in plan:
-        unpack(versions, plan["unpack"], plan["wheels"])
+        try:
+            unpack(versions, plan["unpack"], plan["wheels"])
+        except BaseException:  # half of it is of no use, and may have filled the volume
+            shutil.rmtree(versions / plan["unpack"], ignore_errors=True)
+            raise
     if "switch" in plan:
         switch(root, plan["switch"])
     complete = sorted(mark.parent.name for mark in versions.glob(f"*/{COMPLETE}"))
