@@ -255,7 +255,15 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     remove = action("remove", "forget a server; on the server nothing changes", "remove lab --yes")
     remove.add_argument("--yes", action="store_true", help="do not ask")
     action("check", "walk the whole way to a server and say what is not as it should be", "check lab", "check local")
-    _add_server_install(action("install", "bring the server side to this version", "install lab"))
+    _add_server_install(
+        action(
+            "install",
+            "bring the server side, or the environments of this computer, to this version",
+            "install lab",
+            "install lab --with suite2p,video,forging",
+            "install local --with suite2p",
+        )
+    )
     action("login", "log in once where the site asks for one-time passwords", "login lab")
     action("logout", "end the connection that `login` keeps", "logout lab")
 
@@ -265,8 +273,8 @@ def _add_server_install(install: argparse.ArgumentParser) -> None:
         "--with",
         dest="environments",
         metavar="NAME,…",
-        default="manifest,behavior",
-        help="the environments beside the server side's own (default: %(default)s)",
+        default=None,
+        help="the environments beside the server side's own (default: manifest, behavior, and those that are there)",
     )
     install.add_argument("--wheels", type=Path, metavar="FOLDER", help="take the wheels from here, without internet")
     install.add_argument("--python", default="", metavar="PATH", help="the interpreter there to build upon")
