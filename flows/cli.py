@@ -26,7 +26,7 @@ SERVER_VARIABLE = "SESSIONFLOW_SERVER"
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
 DATASETS_VARIABLE = "SESSIONFLOW_DATASETS"
-RUNNABLE = ("checksum", "preparation", "behavior", "archiving", "manifest")
+RUNNABLE = ("checksum", "preparation", "behavior", "multiday", "archiving", "manifest")
 EXIT_CODES = "exit codes: 0 success, 1 a pipeline failed, 2 bad input, 3 somebody else is working on it"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 SESSION_HELP = "PROJECT/ANIMAL/SESSION under --storage, or the path of the session's folder"
@@ -183,6 +183,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
         command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     run.add_argument("--regenerate", action="store_true", help="checksum: write a new one instead of verifying")
+    run.add_argument("--dataset", default="", metavar="NAME", help="multiday: the dataset, made where there is none")
+    run.add_argument(
+        "--sessions", nargs="+", default=[], metavar="S", help="multiday: its sessions, by their UTC times"
+    )
     run.add_argument("--timezone", default="America/New_York", help="manifest: the zone of its dates")
     process.add_argument("--archive", action="store_true", help="archive the results at the end")
     run.set_defaults(carry_out="flows.cli_run:run")

@@ -21,7 +21,7 @@ MAXIMUM_SHIFT = 0.25  # of the field's smaller side
 NODE_PIXELS = 32.0  # between the nodes of the warp
 STIFFNESS = 0.02  # of the warp against bending, as a part of what the images say
 CONTRAST_PIXELS = 10.0  # over which brightness is evened out: about a cell's diameter
-LEAST_CORRELATION = 0.3  # with the other days' mean, after registration
+BEYOND_CHANCE = 0.15  # correlation with the other days' mean, beyond that of the mirror image, which shows other tissue
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,27 @@ def register(images: Sequence[Image]) -> list[Registration]:
 def _judged(warps: Sequence[_Warp], evened: Sequence[Image]) -> list[Registration]:
     moved = [warp.moved(image) for warp, image in zip(warps, evened, strict=True)]
     total, found = np.sum(moved, axis=0), []
-    for warp, own in zip(warps, moved, strict=True):
+    for warp, own, image in zip(warps, moved, evened, strict=True):
         others = total - own if len(warps) > 1 else own
         inside = warp.inside()
         correlation = float(np.corrcoef(own[inside], others[inside])[0, 1])
+        chance = _chance(others.astype(np.float32), image)
         problem = ""
-        if not correlation >= LEAST_CORRELATION:
-            problem = f"the image resembles the other days' too little: correlation {correlation:.2f}"
+        if not correlation >= chance + BEYOND_CHANCE:
+            problem = (
+                f"the image resembles the other days' too little: correlation {correlation:.2f}, by chance {chance:.2f}"
+            )
         found.append(Registration(warp.degrees, *warp.shift, warp.positions(), correlation, problem))
     return found
+
+
+def _chance(others: Image, image: Image) -> float:
+    """Return the correlation that registration reaches where there is nothing in common: with the mirror image."""
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    warp = _Warp.rigid(others, mirrored)
+    warp.refine(others, mirrored, (4.0, 2.0, 1.0))
+    inside = warp.inside()
+    return float(np.corrcoef(warp.moved(mirrored)[inside], others[inside])[0, 1])
 
 
 def _evened(image: Image) -> Image:
@@ -150,10 +162,9 @@ class _Warp:
         pairs = [(basis[:, :, None] * basis[:, None, :]).reshape(len(basis), -1) for basis in self._bases]
         ny, nx = by.shape[1], bx.shape[1]
 
-        def block(product: NDArray[Any]) -> NDArray[Any]:
-            return (
-                (pairs[0].T @ product @ pairs[1]).reshape(ny, ny, nx, nx).transpose(0, 2, 1, 3).reshape(ny * nx, -1)
-            )
+        def block(product: NDArray[Any]) -> NDArray[np.float64]:
+            tiles = (pairs[0].T @ product @ pairs[1]).reshape(ny, ny, nx, nx)
+            return np.asarray(tiles.transpose(0, 2, 1, 3).reshape(ny * nx, ny * nx))
 
         yy, yx, xx = block(weight * gy * gy), block(weight * gy * gx), block(weight * gx * gx)
         system = np.block([[yy, yx], [yx.T, xx]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
 
-SAME = 0.35  # mean overlap (Jaccard) of a cell's masks on two days, at least
+SAME = 0.3  # mean overlap (Jaccard) of a cell's masks on two days, at least
 SEEN = 0.1  # what overlaps less has nothing to do with each other
-RIVAL = 0.6  # of its own overlap: who else overlaps as much makes it uncertain
+RIVAL = 0.7  # of its own overlap: who else overlaps as much makes it uncertain
 _APART = 1e3  # the distance of two cells of one day, which no mean can hide
 
 
@@ -35,22 +35,26 @@ class Found:
     reason: str = ""
 
 
-def moved(masks: sparse.csr_array, positions: NDArray[np.float32], shape: tuple[int, int]) -> sparse.csr_array:
+def moved(
+    masks: sparse.csr_array, positions: NDArray[np.float32], shape: tuple[int, int], *, binary: bool = True
+) -> sparse.csr_array:
     """Return a day's masks in the common frame: pixels more than half of which they cover.
 
     Args:
-        masks: (cells, pixels of the day), 1 where a cell is.
+        masks: (cells, pixels of the day), 1 where a cell is; weights of mean 1 where `binary` is not asked for.
         positions: (2, height, width), the day's y and x for each pixel of the common frame.
         shape: height and width of the day's plane.
+        binary: return 1 where a cell is; else the weights, also those at its rim.
     """
     covered = (masks @ sampling(positions, shape).T).tocsr()
-    covered.data = (covered.data > 0.5).astype(np.float32)
-    covered.eliminate_zeros()
+    if binary:
+        covered.data = (covered.data > 0.5).astype(np.float32)
+        covered.eliminate_zeros()
     return covered
 
 
 def sampling(positions: NDArray[np.float32], shape: tuple[int, int]) -> sparse.csr_array:
-    """Return the matrix (pixels of the common frame, pixels of the day) that reads a day's image by bilinear weights."""
+    """Return the matrix (pixels of the common frame, pixels of the day) that reads a day's image, bilinearly."""
     y, x = (p.ravel().astype(np.float64) for p in positions)
     rows, columns, weights = [], [], []
     for dy in (0, 1):
@@ -82,7 +86,7 @@ def track(days: Sequence[sparse.csr_array]) -> list[list[Found]]:
         return [[] for _ in days]
     overlap = _overlaps(sparse.vstack(days).tocsr(), day)
     groups = _without_doubt(_groups(overlap, day), overlap, day)
-    cells = sorted((members for members in groups if len(members) > 1), key=lambda members: min(members))
+    cells = sorted((members for members in groups if len(members) > 1), key=min)
     found = [Found(-1, 0.0, "single")] * day.size
     for number, members in enumerate(cells):
         for n in members:
@@ -122,30 +126,31 @@ def _groups(overlap: sparse.csr_array, day: NDArray[np.int64]) -> list[list[int]
 
 
 def _without_doubt(groups: list[list[int]], overlap: sparse.csr_array, day: NDArray[np.int64]) -> list[list[int]]:
-    """Return the groups without the masks that might as well be another cell."""
-    of = {n: group for group in groups for n in group}
-    return [[n for n in group if not list(_rivals(n, of, overlap, day))] for group in groups]
+    """Return the groups without the masks that might as well be another cell, or another mask in their place.
 
-
-def _rivals(
-    n: int, of: dict[int, list[int]], overlap: sparse.csr_array, day: NDArray[np.int64]
-) -> Iterator[tuple[int, float]]:
-    """Yield masks that make it uncertain which cell a mask is, with their overlap.
-
-    One of another group, which the mask overlaps almost as much as its own; or one of the mask's day, which overlaps the
-    mask's group almost as much.
+    First those go that another mask of their day rivals: these say nothing about the other days. Then those that
+    another group rivals.
     """
-    group = of[n]
+    kept = [[n for n in group if not _rivalled_on_its_day(n, group, overlap, day)] for group in groups]
+    of = {n: group for group in kept for n in group}
+    return [[n for n in group if not _rivalled_by_a_group(n, of, overlap)] for group in kept]
+
+
+def _rivalled_on_its_day(n: int, group: list[int], overlap: sparse.csr_array, day: NDArray[np.int64]) -> bool:
+    """Whether another mask of its day overlaps the rest of its group almost as much."""
     others = [m for m in group if m != n]
-    if not others:
-        return
     own = _mean(overlap, n, group)
-    for m in _neighbours(overlap, n):
-        if of[m] is not group and (value := _mean(overlap, n, [*of[m], n])) > RIVAL * own:
-            yield m, value
-    for m in {int(k) for other in others for k in _neighbours(overlap, other)}:
-        if day[m] == day[n] and m != n and (value := _mean(overlap, m, [*others, m])) > RIVAL * own:
-            yield m, value
+    same_day = {int(m) for other in others for m in _neighbours(overlap, other) if day[m] == day[n]} - {n}
+    return any(_mean(overlap, m, [*others, m]) > RIVAL * own for m in same_day)
+
+
+def _rivalled_by_a_group(n: int, of: dict[int, list[int]], overlap: sparse.csr_array) -> bool:
+    """Whether it overlaps another group almost as much as its own."""
+    group = of[n]
+    if len(group) < 2:
+        return False
+    elsewhere = [of[int(m)] for m in _neighbours(overlap, n) if int(m) in of and of[int(m)] is not group]
+    return any(_mean(overlap, n, [*other, n]) > RIVAL * _mean(overlap, n, group) for other in elsewhere)
 
 
 def _untracked(n: int, overlap: sparse.csr_array, day: NDArray[np.int64], cells: list[list[int]]) -> Found:
@@ -157,7 +162,9 @@ def _untracked(n: int, overlap: sparse.csr_array, day: NDArray[np.int64], cells:
     candidates = sorted({of[int(m)] for m in near if int(m) in of})
     if not candidates:
         best = float(max(overlap[[n]].data))
-        return Found(-1, best, "uncertain", f"overlaps {len(near)} on other days, the best by {best:.2f}, none for sure")
+        return Found(
+            -1, best, "uncertain", f"overlaps {len(near)} on other days, the best by {best:.2f}, none for sure"
+        )
     values = {c: _mean(overlap, n, [*cells[c], n]) for c in candidates}
     best_cell = max(values, key=lambda c: values[c])
     found = Found(-1, values[best_cell], "uncertain")
@@ -168,7 +175,8 @@ def _untracked(n: int, overlap: sparse.csr_array, day: NDArray[np.int64], cells:
 
 
 def _neighbours(overlap: sparse.csr_array, n: int) -> NDArray[Any]:
-    return overlap.indices[overlap.indptr[n] : overlap.indptr[n + 1]]
+    near: NDArray[Any] = overlap.indices[overlap.indptr[n] : overlap.indptr[n + 1]]
+    return near
 
 
 def _mean(overlap: sparse.csr_array, n: int, members: Sequence[int]) -> float:
