@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from flows import pipeline as pipelines
+from flows import pipeline_flow as flows_of_ours
 from flows.pipeline import pipeline, pipeline_flow
 from tasks import client
 from tasks.compute_server import ComputeServer
@@ -152,7 +152,7 @@ async def run(graph: str, server: ComputeServer, command: list[str]) -> dict[str
 def main() -> None:
     """Carry out the command line."""
     graph, path, *words = sys.argv[1:]
-    pipelines._regenerate = _no_manifests  # the floor makes no manifest either
+    flows_of_ours._regenerate = _no_manifests  # the floor makes no manifest either
     if "null" in words:
         client.open_channel = _null_channel  # type: ignore[assignment]
     with open(path) as file:  # noqa: PTH123

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 SERVER_VARIABLE = "SESSIONFLOW_SERVER"
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
-RUNNABLE = ("checksum", "preparation", "behavior", "archiving", "manifest")
+DATASETS_VARIABLE = "SESSIONFLOW_DATASETS"
+RUNNABLE = ("checksum", "preparation", "behavior", "multiday", "archiving", "manifest")
 EXIT_CODES = "exit codes: 0 success, 1 a pipeline failed, 2 bad input, 3 somebody else is working on it"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 SESSION_HELP = "PROJECT/ANIMAL/SESSION under --storage, or the path of the session's folder"
+TARGET_HELP = f"{SESSION_HELP}; of a dataset, PROJECT/DATASET or PROJECT/DATASET/ANIMAL"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,7 +95,8 @@ def server_of(arguments: argparse.Namespace) -> Server:
         )
     storage = _root(arguments.storage)
     working = _root(arguments.working) if arguments.working else storage
-    return Server(storage_root=storage, working_root=working)
+    datasets = _root(arguments.datasets) if arguments.datasets else ""
+    return Server(storage_root=storage, working_root=working, datasets_root=datasets)
 
 
 def _root(path: str) -> str:
@@ -140,6 +143,13 @@ def _add_roots(command: argparse.ArgumentParser) -> None:
         default=os.environ.get(WORKING_VARIABLE),
         help=f"the same on the fast volume (default: ${WORKING_VARIABLE}, else the storage folder: one volume)",
     )
+    command.add_argument(
+        "--datasets",
+        metavar="FOLDER",
+        default=os.environ.get(DATASETS_VARIABLE),
+        help=f"the folder that holds your datasets (default: ${DATASETS_VARIABLE}, else your account's name, on the "
+        "fast volume)",
+    )
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -173,6 +183,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
         command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     run.add_argument("--regenerate", action="store_true", help="checksum: write a new one instead of verifying")
+    run.add_argument("--dataset", default="", metavar="NAME", help="multiday: the dataset, made where there is none")
+    run.add_argument(
+        "--sessions", nargs="+", default=[], metavar="S", help="multiday: its sessions, by their UTC times"
+    )
     run.add_argument("--timezone", default="America/New_York", help="manifest: the zone of its dates")
     process.add_argument("--archive", action="store_true", help="archive the results at the end")
     run.set_defaults(carry_out="flows.cli_run:run")
@@ -185,11 +199,11 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "status P --animal 305 --notes",
         "status --why P/305/2025-08-26-18-30-15-123456",
     ]
-    command = _command(commands, "status", "show how far the sessions of a project are", examples)
+    command = _command(commands, "status", "show how far the sessions and datasets of a project are", examples)
     command.add_argument("project", nargs="?", metavar="PROJECT")
     command.add_argument("--animal", default="", help="this animal's sessions only")
     command.add_argument("--notes", action="store_true", help="with the experimenter's notes")
-    command.add_argument("--why", metavar="SESSION", help=f"one session's results and history: {SESSION_HELP}")
+    command.add_argument("--why", metavar="SESSION", help=f"the results and history of one: {TARGET_HELP}")
     _add_roots(command)
     command.set_defaults(carry_out="flows.cli_control:status")
 
@@ -199,9 +213,9 @@ def _add_lock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "lock show P/305/2025-08-26-18-30-15-123456",
         "lock release /data/P/305/2025-08-26-18-30-15-123456 --yes",
     ]
-    command = _command(commands, "lock", "show who works on a session, or take its lock from them", examples)
+    command = _command(commands, "lock", "show who works on a session or dataset, or take its lock from them", examples)
     command.add_argument("action", choices=("show", "release"))
-    command.add_argument("session", metavar="SESSION", help=SESSION_HELP)
+    command.add_argument("session", metavar="SESSION", help=TARGET_HELP)
     command.add_argument("--abandon", action="store_true", help="release: also while jobs run; they are left alone")
     command.add_argument("--yes", action="store_true", help="release: do not ask")
     _add_roots(command)
@@ -212,7 +226,7 @@ def _add_tracker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     examples = ["tracker show P/305/2025-08-26-18-30-15-123456 behavior", "tracker reset P manifest --yes"]
     command = _command(commands, "tracker", "show or reset what a pipeline's tracker file says", examples)
     command.add_argument("action", choices=("show", "reset"))
-    command.add_argument("session", metavar="SESSION", help=f"{SESSION_HELP}; for the manifest, PROJECT")
+    command.add_argument("session", metavar="SESSION", help=f"{TARGET_HELP}; for the manifest, PROJECT")
     command.add_argument("pipeline", metavar="PIPELINE", choices=[p.name.lower() for p in ProcessingPipelines])
     command.add_argument("--yes", action="store_true", help="reset: do not ask")
     _add_roots(command)
@@ -221,8 +235,8 @@ def _add_tracker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_cancel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     examples = ["cancel P/305/2025-08-26-18-30-15-123456"]
-    command = _command(commands, "cancel", "end every job of a session, whoever started it", examples)
-    command.add_argument("session", metavar="SESSION", help=SESSION_HELP)
+    command = _command(commands, "cancel", "end every job of a session or dataset, whoever started it", examples)
+    command.add_argument("session", metavar="SESSION", help=TARGET_HELP)
     command.add_argument("--yes", action="store_true", help="do not ask")
     _add_roots(command)
     command.set_defaults(carry_out="flows.cli_control:cancel")

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from flows.cli import server_of
 from flows.session_page import history_page
-from flows.terminal import confirm, status_table
+from flows.terminal import confirm, dataset_line, status_table
 from tasks.client import connected
 from tasks.servers import Server
-from trackers.errors import BadInputError
+from trackers.errors import BadInputError, InvalidNameError
 from trackers.manager import NOBODY
+from trackers.names import validate_session_name
 
-SESSION_PARTS = 3
+SESSION_PARTS, DATASET_PARTS = 3, 2  # of the names PROJECT/ANIMAL/SESSION, PROJECT/DATASET
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Print how far a project's sessions are, or all that is known of one session."""
+    """Print how far a project's sessions and datasets are, or all that is known of one of them."""
     if arguments.why:
-        server, target = session_target(arguments, arguments.why)
+        server, target = named_target(arguments, arguments.why)
         print(history_page(ask(server, "why", **target)))
         return 0
     if not arguments.project:
         raise BadInputError("Name a project, or a session with --why. Nothing was done.")
     rows = ask(server_of(arguments), "status", project=arguments.project, animal=arguments.animal)
     print(status_table(arguments.project, rows, notes=arguments.notes))
+    for facts in ask(server_of(arguments), "datasets", project=arguments.project) if not arguments.animal else ():
+        print(dataset_line(facts))
     return 0
 
 
 def lock(arguments: argparse.Namespace) -> int:
-    """Show who holds a session, or free it."""
-    server, target = session_target(arguments, arguments.session)
+    """Show who holds a session or dataset, or free it."""
+    server, target = named_target(arguments, arguments.session)
     found = ask(server, "lock_show", **target)
     print(_lock_sentence(target, found))
     if found["live_jobs"]:
@@ -64,10 +68,13 @@ def tracker(arguments: argparse.Namespace) -> int:
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """End every job of a session."""
-    server, target = session_target(arguments, arguments.session)
+    """End every job of a session or dataset."""
+    server, target = named_target(arguments, arguments.session)
     found = ask(server, "lock_show", **target)
     print(_lock_sentence(target, found))
+    if found["held_for"] and found["live_jobs"]:
+        print(f"It is held for the dataset {found['held_for']}, whose jobs are ended with: {found['cancel']}")
+        return 1
     if not found["live_jobs"]:
         print("None of its jobs runs or waits.")
     else:
@@ -107,7 +114,33 @@ def session_target(arguments: argparse.Namespace, session: str) -> tuple[Server,
     return server_of(arguments), dict(zip(("project", "animal", "session"), names, strict=True))
 
 
+def named_target(arguments: argparse.Namespace, word: str) -> tuple[Server, dict[str, str]]:
+    """Return the server and the session or dataset that a word of the command line means.
+
+    Raises:
+        BadInputError: it is neither a session's folder nor PROJECT/ANIMAL/SESSION nor PROJECT/DATASET[/ANIMAL].
+    """
+    names = word.split("/")
+    is_session = Path(word).is_absolute() or len(names) != SESSION_PARTS or _is_session(names[-1])
+    if is_session and len(names) != DATASET_PARTS:
+        return session_target(arguments, word)
+    return server_of(arguments), dict(zip(("project", "dataset", "animal"), names, strict=False))
+
+
+def _is_session(name: str) -> bool:
+    with contextlib.suppress(InvalidNameError):
+        return bool(validate_session_name(name))
+    return False
+
+
 def _tracker_target(arguments: argparse.Namespace) -> tuple[Server, dict[str, str]]:
+    if parts := {"multiday": SESSION_PARTS, "forging": DATASET_PARTS}.get(arguments.pipeline):
+        path = Path(arguments.session)
+        if path.is_absolute() and len(path.parts) > parts:
+            # all that is needed stands in the dataset's own folder
+            arguments.storage = arguments.datasets = str(path.parents[parts - 1])
+            arguments.session = "/".join(path.parts[-parts:])
+        return named_target(arguments, arguments.session)
     if arguments.pipeline != "manifest":
         return session_target(arguments, arguments.session)
     path = Path(arguments.session)

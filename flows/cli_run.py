@@ -64,7 +64,17 @@ def _check(arguments: argparse.Namespace) -> None:
         BadInputError: there is no such session or project, or it is not as it must be; nothing was touched.
     """
     project = {"project": arguments.project}
-    if arguments.animal and arguments.session:
+    if getattr(arguments, "dataset", ""):
+        sessions = [{"animal": arguments.animal, "session": session} for session in arguments.sessions]
+        ask(
+            server_of(arguments),
+            "describe",
+            **project,
+            animal=arguments.animal,
+            dataset=arguments.dataset,
+            sessions=sessions,
+        )
+    elif arguments.animal and arguments.session:
         ask(server_of(arguments), "describe", **project, animal=arguments.animal, session=arguments.session)
     else:
         ask(server_of(arguments), "tracker_show", **project, pipeline="MANIFEST")
@@ -77,6 +87,7 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
         BadInputError: an argument is missing or belongs to another pipeline.
     """
     from flows.manifest import manifest
+    from flows.multiday import multiday
     from flows.process_session import FLOWS
 
     common = {"project": arguments.project, "keep_job_logs": arguments.keep_job_logs}
@@ -84,6 +95,11 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
         raise BadInputError("--regenerate is checksum's. Nothing was done.")
     if arguments.pipeline == "manifest":
         return manifest, {**common, "timezone": arguments.timezone}
+    if arguments.pipeline == "multiday":
+        if not (arguments.animal and arguments.dataset and arguments.sessions):
+            raise BadInputError("multiday needs --animal, --dataset and --sessions. Nothing was done.")
+        dataset = {"animal": arguments.animal, "dataset": arguments.dataset, "sessions": arguments.sessions}
+        return multiday, {**common, **dataset, "reprocess": arguments.reprocess}
     if not arguments.animal or not arguments.session:
         raise BadInputError(f"{arguments.pipeline} needs --animal and --session. Nothing was done.")
     session = {"animal": arguments.animal, "session": arguments.session, "reprocess": arguments.reprocess}

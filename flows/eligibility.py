@@ -15,13 +15,18 @@ TYPES = {
     ProcessingPipelines.BEHAVIOR: _ALL - {SessionTypes.WINDOW_CHECKING},
     ProcessingPipelines.SUITE2P: frozenset({SessionTypes.MESOSCOPE_EXPERIMENT}),
     ProcessingPipelines.VIDEO: _ALL - {SessionTypes.WINDOW_CHECKING},
+    ProcessingPipelines.MULTIDAY: frozenset({SessionTypes.MESOSCOPE_EXPERIMENT}),
+    ProcessingPipelines.FORGING: _ALL - {SessionTypes.WINDOW_CHECKING},
     ProcessingPipelines.ARCHIVING: _ALL,
 }
+_PROCESSING = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
+_BUILDS_ON = {ProcessingPipelines.MULTIDAY: (ProcessingPipelines.SUITE2P,), ProcessingPipelines.FORGING: _PROCESSING}
 NEEDS_PREPARATION = (
     ProcessingPipelines.BEHAVIOR,
     ProcessingPipelines.SUITE2P,
     ProcessingPipelines.VIDEO,
     ProcessingPipelines.ARCHIVING,
+    *_BUILDS_ON,
 )
 
 
@@ -39,7 +44,9 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     moved = pipeline is ProcessingPipelines.ARCHIVING and facts["archived"]
     if pipeline in NEEDS_PREPARATION and not prepared(facts) and not moved:
         return "it is not prepared: run preparation first"
-    return ""
+    needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
+    missing = [p.name.lower() for p in needed if status(p, facts) != "succeeded"]
+    return f"run {', '.join(missing)} first" if missing else ""
 
 
 def done(pipeline: ProcessingPipelines, facts: Facts) -> str:

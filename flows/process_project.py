@@ -13,7 +13,7 @@ from typing import Annotated
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.pipeline import manifest_later, pipeline_flow
+from flows.pipeline_flow import manifest_later, pipeline_flow
 from flows.process_session import PipelineNames, process_session
 from flows.project_look import Look
 from flows.project_page import ProjectPage

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.terminal import state_of
+from flows.terminal import dataset_line, state_of
 from tasks.words import place, used_of_asked
 
 LAST_LINES = 10  # of each job that did not succeed
 
 
 def history_page(page: dict[str, Any]) -> str:
-    """Return what is known of a session: how it is, what its results were made of, and all that was done.
+    """Return what is known of a session or dataset: how it is, what its results were made of, and all that was done.
 
     The newest comes last; of each job that did not succeed, where it ran, what it used, its last words and its log.
     """
     facts = page["facts"]
     lines = [
-        f"{facts['target']}: {facts['session_type']}, {state_of(facts)}",
+        f"{facts['target']}: {facts['session_type']}, {state_of(facts)}"
+        if "session_type" in facts
+        else dataset_line(facts),
         lock_words(facts["lock"]),
         "",
         "Results",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect.logging import get_run_logger
 
-from flows.pipeline import manifest_later, pipeline_flow, this_holder
+from flows.pipeline_flow import manifest_later, pipeline_flow, this_holder
 from tasks.artifacts import connected_in_run
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.reports import SweepReport

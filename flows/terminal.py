@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trackers.errors import BadInputError
+from trackers.manager import NOBODY
 
 COLUMNS = ("checksum", "preparation", "behavior", "suite2p", "video", "archiving")
 _STYLES = {
@@ -73,6 +74,15 @@ def status_table(project: str, rows: list[dict[str, Any]], *, notes: bool) -> st
     """Return a project's sessions × pipelines; in a narrow terminal, a few lines for each session."""
     title = f"{project}: {len(rows)} session{'' if len(rows) == 1 else 's'}"
     return render((_wide_status if _width() >= NARROWEST_TABLE else _narrow_status)(title, rows, notes=notes))
+
+
+def dataset_line(facts: dict[str, Any]) -> str:
+    """Return how a dataset, or an animal in it, stands: each pipeline, and who holds it."""
+    pipelines = ", ".join(
+        f"{name.lower()} {_cell(found) or 'has not run'}" for name, found in facts["pipelines"].items()
+    )
+    held = "" if facts["lock"]["manager_id"] == NOBODY else f", locked by {facts['lock']['description']}"
+    return f"{facts['target']}: dataset, {pipelines}{held}"
 
 
 def _wide_status(title: str, rows: list[dict[str, Any]], *, notes: bool) -> Table:

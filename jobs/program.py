@@ -16,7 +16,7 @@ from types import FrameType
 
 from trackers.errors import SessionflowError
 from trackers.files import atomic_write
-from trackers.layout import SessionPaths, Volumes
+from trackers.layout import DatasetPaths, SessionPaths, Volumes
 from trackers.lock import SessionLock
 
 SIGNAL_EXIT_CODE = 128  # + the signal, as shells report it
@@ -39,6 +39,39 @@ def session_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--session", required=True)
     parser.add_argument("--manager-id", type=int, required=True, help="the manager that must hold the session lock")
     return parser
+
+
+def dataset_parser(description: str, *, animal: bool) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that name a dataset, or an `animal` in it, its sessions, and its manager."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--storage", type=Path, required=True, help="folder that holds the projects, storage volume")
+    parser.add_argument("--working", type=Path, required=True, help="folder that holds the projects, working volume")
+    parser.add_argument("--datasets", type=Path, required=True, help="folder that holds the account's datasets")
+    parser.add_argument("--project", required=True)
+    parser.add_argument("--dataset", required=True)
+    if animal:
+        parser.add_argument("--animal", required=True)
+    parser.add_argument("--sessions", nargs="+", required=True, metavar="ANIMAL/SESSION")
+    parser.add_argument("--manager-id", type=int, required=True, help="the manager that must hold all the locks")
+    return parser
+
+
+def dataset_paths(arguments: argparse.Namespace) -> tuple[DatasetPaths, list[SessionPaths]]:
+    """Return the dataset and the sessions that the arguments of `dataset_parser` name, in their order."""
+    volumes = Volumes(arguments.storage, arguments.working)
+    animal = getattr(arguments, "animal", "")
+    sessions = [SessionPaths(volumes, arguments.project, *name.split("/", 1)) for name in arguments.sessions]
+    return DatasetPaths(arguments.datasets, arguments.project, arguments.dataset, animal), sessions
+
+
+def check_dataset_owner(dataset: DatasetPaths, sessions: Iterable[SessionPaths], manager_id: int) -> None:
+    """Refuse to work on a dataset unless `manager_id` holds it and all its sessions.
+
+    Raises:
+        SessionLockedError: one of the locks is free or names another manager.
+    """
+    for path in (dataset.lock, *(session.lock for session in sessions)):
+        SessionLock(path).check_owner(manager_id)
 
 
 def session_paths(arguments: argparse.Namespace) -> SessionPaths:

@@ -12,6 +12,7 @@ from trackers.errors import BadInputError
 
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
+DATASETS_VARIABLE = "SESSIONFLOW_DATASETS"
 
 
 class ComputeServer(Server, Block):
@@ -34,4 +35,8 @@ def this_computer() -> ComputeServer:
             f"Set {STORAGE_VARIABLE} (and {WORKING_VARIABLE}), or pass ComputeServer(storage_root=…, working_root=…)."
         )
     working = os.environ.get(WORKING_VARIABLE) or storage
-    return ComputeServer(storage_root=str(Path(storage).absolute()), working_root=str(Path(working).absolute()))
+    return ComputeServer(
+        storage_root=str(Path(storage).absolute()),
+        working_root=str(Path(working).absolute()),
+        datasets_root=os.environ.get(DATASETS_VARIABLE, ""),
+    )

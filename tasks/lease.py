@@ -1,4 +1,4 @@
-"""The lease: a session's lock, taken before the first job and given back after the last one."""
+"""The lease: a session's lock, or a dataset's and its sessions', from before the first job until after the last one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prefect import task
@@ -32,20 +32,20 @@ logger = logging.getLogger("sessionflow")
 
 @dataclass
 class Lease:
-    """A session that is ours.
+    """A session, or a dataset with its sessions, that is ours.
 
     Attributes:
         manager_id: the manager that holds it; where jobs of an earlier one still run, that one's id.
+        sessions: those that are locked for a dataset, in the order in which they were taken.
         abandon: why the lock must stay when the run ends; empty as long as it can be given back.
-        given_back: whether it is ours no more.
     """
 
     client: Client
     target: dict[str, str]
     manager_id: int
     incarnation: str
+    sessions: tuple[dict[str, str], ...] = ()
     abandon: str = ""
-    given_back: bool = False
 
     async def ask(self, call: str, **arguments: Any) -> Any:
         """Ask the server side as the holder of this lease."""
@@ -64,23 +64,28 @@ _lease: ContextVar[Lease | None] = ContextVar("lease", default=None)
 
 @contextlib.asynccontextmanager
 async def leased(
-    client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder
+    client: Client,
+    target: dict[str, str],
+    wish: dict[str, dict[str, Any]],
+    who: Holder,
+    sessions: Collection[dict[str, str]] = (),
 ) -> AsyncIterator[Lease]:
-    """Hold a session's lock; flows that are called inside share it.
+    """Hold the lock of a session, or of a dataset and all its sessions; flows that are called inside share it.
 
     Args:
         client: of the server that has the session.
-        target: project, animal, session.
+        target: project, animal, session; or project, dataset, and for an animal in it that one.
         wish: settings of every pipeline that may run, by member name: what of it still runs is continued.
         who: what the lock is to say of us.
+        sessions: of a dataset; all of them are locked, or nothing.
 
     Raises:
-        SessionLockedError: somebody else works on it; says who, what is known of them, and how to clear it.
+        SessionLockedError: somebody else works on one; says who, what is known of them, and how to clear it.
     """
     if (outer := _lease.get()) is not None and outer.client is client and outer.target == target:
         yield outer
         return
-    lease: Lease = await _taken(client, target, wish, who)
+    lease: Lease = await _taken(client, target, wish, who, sessions)
     token = _lease.set(lease)
     try:
         yield lease
@@ -93,9 +98,15 @@ async def leased(
             await to_the_end(carried_out(release_lock, lease))
 
 
-async def _taken(client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder) -> Lease:
+async def _taken(
+    client: Client,
+    target: dict[str, str],
+    wish: dict[str, dict[str, Any]],
+    who: Holder,
+    sessions: Collection[dict[str, str]],
+) -> Lease:
     """Take the lock; a cancel that comes meanwhile is obeyed after it has been given back."""
-    taking: asyncio.Future[Lease] = asyncio.ensure_future(carried_out(take_lock, client, target, wish, who))
+    taking: asyncio.Future[Lease] = asyncio.ensure_future(carried_out(take_lock, client, target, wish, who, sessions))
     try:
         return await to_the_end(taking)
     except asyncio.CancelledError:
@@ -106,17 +117,31 @@ async def _taken(client: Client, target: dict[str, str], wish: dict[str, dict[st
 
 @task(name="lock", task_run_name="lock", persist_result=False, cache_policy=NO_CACHE)  # a cached lock would be no lock
 @in_sentences
-async def take_lock(client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder) -> Lease:
-    """Take the session's lock, from a dead owner where facts say that it is dead."""
-    patience = time.monotonic() + SWEEP_SECONDS
-    while True:
-        try:
-            granted = await _granted(client, target, wish, who)
-            return Lease(client, target, int(granted["manager_id"]), str(granted["incarnation"]))
-        except SessionLockedError:
-            if time.monotonic() > patience or not await _in_passing(client, target):
-                raise
-        await asyncio.sleep(SWEEP_PAUSE_SECONDS)
+async def take_lock(
+    client: Client,
+    target: dict[str, str],
+    wish: dict[str, dict[str, Any]],
+    who: Holder,
+    sessions: Collection[dict[str, str]] = (),
+) -> Lease:
+    """Take the lock, from a dead owner where facts say that it is dead; with `sessions`, theirs as well, or none.
+
+    Nobody is waited for who works: of two flows that want some of the same sessions one is refused, and since both take
+    them in the same order, the other one is not.
+    """
+    granted = await _patiently(client, target, wish, who)
+    lease = Lease(client, target, int(granted["manager_id"]), str(granted["incarnation"]))
+    who = replace(who, manager_id=lease.manager_id)
+    try:
+        for session in sorted(sessions, key=lambda names: tuple(names.values())):
+            lease.sessions += (session,)  # before the answer, which may be lost
+            await _patiently(client, session, wish, who, target)
+    except BaseException:
+        if (await client.ask("lock_show", **target))["live_jobs"]:  # an earlier manager's, that were to be continued
+            lease.abandon = "its jobs run on, but not all of its sessions could be locked again"
+        await give_back(lease)
+        raise
+    return lease
 
 
 @task(name="release", task_run_name="release", persist_result=False, cache_policy=NO_CACHE)
@@ -131,14 +156,18 @@ async def give_back(lease: Lease) -> None:
 
     The next run, or the sweeper, finds that its owner has gone.
     """
-    with contextlib.suppress(SessionLockedError):  # it has passed to somebody else: not ours to give
-        try:
-            if lease.abandon:
-                await lease.ask_within(ABANDON_SECONDS, "lock_update", changes={"abandoned": lease.abandon})
-            else:
-                await lease.ask_within(RELEASE_SECONDS, "lock_release", manager_id=lease.manager_id)
-        except (UnreachableError, LoginNeededError) as error:
-            logger.warning("The lock of %s stays as it is: %s", "/".join(lease.target.values()), error)
+    for target in (*reversed(lease.sessions), lease.target):
+        ours = replace(lease, target=target)
+        with contextlib.suppress(SessionLockedError):  # it has passed to somebody else: not ours to give
+            try:
+                if lease.abandon:
+                    await ours.ask_within(ABANDON_SECONDS, "lock_update", changes={"abandoned": lease.abandon})
+                else:
+                    await ours.ask_within(RELEASE_SECONDS, "lock_release", manager_id=lease.manager_id)
+            except (UnreachableError, LoginNeededError) as error:
+                rest = " and of its sessions" if lease.sessions else ""
+                logger.warning("The lock of %s%s stays as it is: %s", "/".join(lease.target.values()), rest, error)
+                return
 
 
 def holder(flow_run_id: str, flow_run_name: str, outermost_run_id: str, requested_by: str, pipeline: str) -> Holder:
@@ -154,11 +183,28 @@ def holder(flow_run_id: str, flow_run_name: str, outermost_run_id: str, requeste
     )
 
 
-async def _granted(
-    client: Client, target: dict[str, str], wish: dict[str, dict[str, Any]], who: Holder
+async def _patiently(
+    client: Client,
+    target: dict[str, str],
+    wish: dict[str, dict[str, Any]],
+    who: Holder,
+    held_for: dict[str, str] | None = None,
 ) -> dict[str, Any]:
+    """Take one lock, for a dataset where that is given, after a sweeper that may hold it for a moment."""
+    patience = time.monotonic() + SWEEP_SECONDS
+    asked = {"holder": asdict(who), "wish": wish, "held_for": held_for}
+    while True:
+        try:
+            return await _granted(client, target, asked)
+        except SessionLockedError:
+            if time.monotonic() > patience or not await _in_passing(client, target):
+                raise
+        await asyncio.sleep(SWEEP_PAUSE_SECONDS)
+
+
+async def _granted(client: Client, target: dict[str, str], asked: dict[str, Any]) -> dict[str, Any]:
     try:
-        return await _acquire(client, target, wish, who, None)
+        return await _acquire(client, target, asked)
     except SessionLockedError as refusal:
         found = await client.ask("lock_show", **target)
         if found["manager_id"] in (None, NOBODY):
@@ -167,7 +213,7 @@ async def _granted(
         if word != "dead":
             raise refusal.with_facts(f"{words}{_live_jobs(found)}") from None
         dead = {"manager_id": found["manager_id"], "holder": found["holder"]}
-        return await _acquire(client, target, wish, who, dead)
+        return await _acquire(client, target, {**asked, "dead": dead})
 
 
 async def _in_passing(client: Client, target: dict[str, str]) -> bool:
@@ -178,10 +224,8 @@ async def _in_passing(client: Client, target: dict[str, str]) -> bool:
     return found["holder"] is not None and found["holder"]["pipeline"] == SWEEP
 
 
-async def _acquire(
-    client: Client, target: dict[str, str], wish: dict[str, Any], who: Holder, dead: dict[str, Any] | None
-) -> dict[str, Any]:
-    granted: dict[str, Any] = await client.ask("lock_acquire", **target, holder=asdict(who), wish=wish, dead=dead)
+async def _acquire(client: Client, target: dict[str, str], asked: dict[str, Any]) -> dict[str, Any]:
+    granted: dict[str, Any] = await client.ask("lock_acquire", **target, **asked)
     return granted
 
 

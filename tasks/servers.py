@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.ssh_config import SshAddress
 from trackers.errors import BadInputError
 from trackers.graph import Graph, Job, Stage
-from trackers.site import INSTALLED
+from trackers.site import ACCOUNT, INSTALLED
 
 
 class Environment(BaseModel):
@@ -70,6 +70,11 @@ class Server(BaseModel):
     shared_directory_name: str = Field(
         default="", description="Folder of both volumes that holds the projects; empty: the roots themselves."
     )
+    datasets_root: str = Field(
+        default="",
+        description="Absolute path of the folder that holds this account's datasets; empty: the account's name, in "
+        "working_root.",
+    )
     scheduler: Literal["local", "slurm"] = Field(
         default="local", description="What runs the jobs: processes of the server itself, or its Slurm cluster."
     )
@@ -91,6 +96,11 @@ class Server(BaseModel):
         """The folder that holds the projects on the working volume."""
         return str(PurePosixPath(self.working_root or self.storage_root) / self.shared_directory_name)
 
+    @property
+    def datasets(self) -> str:
+        """The folder that holds this account's datasets, in which the server side fills in the account."""
+        return self.datasets_root or str(PurePosixPath(self.working_root or self.storage_root) / ACCOUNT)
+
     def address(self) -> SshAddress:
         """Return how it is reached over SSH."""
         return SshAddress(
@@ -108,6 +118,7 @@ class Server(BaseModel):
         """Return what every request to the server side says of the server."""
         environments = {name: environment.model_dump() for name, environment in self.environments.items()}
         site = {"name": self.name, "storage": self.storage, "working": self.working, "scheduler": self.scheduler}
+        site["datasets"] = self.datasets
         return {**site, "environments": environments, "slurm": self.slurm.model_dump()}
 
     def server_side(self) -> tuple[str, ...]:

@@ -50,13 +50,13 @@ def decided(candidate: dict[str, Any], word: Liveness, words: str) -> Finding | 
     """
     name, hindrances = candidate["name"], [str(hindrance) for hindrance in candidate["hindrances"]]
     nothing = not candidate["plan"] and not hindrances
-    if nothing or word == "alive" or (candidate["session"] and candidate["seen"] is None):  # an unreadable lock
+    if nothing or word == "alive" or (candidate["lockable"] and candidate["seen"] is None):  # an unreadable lock
         return None
     found = f"{candidate['who']}. {words}" if not _free(candidate) else words
-    if candidate["session"] and not _free(candidate):
+    if candidate["lockable"] and not _free(candidate):
         found = f"locked by {found}"
     if word == "unknown":
-        clear = f" If that manager is gone for good: {candidate['release']}" if candidate["session"] else ""
+        clear = f" If that manager is gone for good: {candidate['release']}" if candidate["lockable"] else ""
         return Finding(name, found, "person", f"It is not touched.{clear}")
     if hindrances:
         return Finding(name, found, "left", f"{'; '.join(hindrances)}.")
@@ -65,7 +65,7 @@ def decided(candidate: dict[str, Any], word: Liveness, words: str) -> Finding | 
 
 async def _repaired(client: Client, candidate: dict[str, Any], finding: Finding, who: Holder) -> Finding:
     """Have a candidate repaired, as it is by then, and say what came of it."""
-    names = {key: candidate[key] for key in ("project", "animal", "session", "number", "seen")}
+    names = {key: candidate[key] for key in ("project", "animal", "session", "dataset", "number", "seen")}
     try:
         outcome = await client.ask("sweep_repair", **names, holder=asdict(who))
     except SessionLockedError as refusal:  # another sweeper, or a rerun: it does what is to be done
@@ -78,10 +78,10 @@ async def _repaired(client: Client, candidate: dict[str, Any], finding: Finding,
 
 
 async def _owner(candidate: dict[str, Any], asked: Asked) -> tuple[Liveness, str]:
-    """Tell whether a candidate's owner is dead, by which facts; of a free session, nobody is its owner."""
+    """Tell whether a candidate's owner is dead, by which facts; of what is free, nobody is the owner."""
     return ("dead", "Nobody holds it.") if _free(candidate) else await liveness(candidate["owner"], asked)
 
 
 def _free(candidate: dict[str, Any]) -> bool:
-    """Whether nobody holds a session; a project's records have an owner each."""
-    return bool(candidate["session"]) and candidate["seen"] is not None and candidate["seen"]["manager_id"] == NOBODY
+    """Whether nobody holds a session or dataset; a project's records have an owner each."""
+    return bool(candidate["lockable"]) and candidate["seen"] is not None and candidate["seen"]["manager_id"] == NOBODY

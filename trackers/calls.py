@@ -51,8 +51,11 @@ def check(arguments: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def describe(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of a session."""
-    return facts.describe(_target(arguments), thorough=bool(arguments.get("thorough")))
+    """Return the facts of a session; of a dataset those of its `sessions` as well, each named by animal and session."""
+    target = _target(arguments)
+    if target.dataset:
+        return facts.describe_dataset(target, [_session(target, names) for names in arguments.get("sessions") or ()])
+    return facts.describe(target, thorough=bool(arguments.get("thorough")))
 
 
 def status(arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -62,21 +65,28 @@ def status(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     )
 
 
+def datasets(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the facts of every dataset of a project that this account has."""
+    return [facts.describe_dataset(dataset, []) for dataset in facts.datasets_of(_target(arguments))]
+
+
 def why(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return a session's facts, result records and history."""
-    target = _target(arguments)
+    """Return the facts, result records and history of a session or dataset."""
+    target = _existing(arguments)
     return {
-        "facts": facts.describe(target),
+        "facts": facts.describe_dataset(target, []) if target.dataset else facts.describe(target),
         "results": facts.results(target),
         "history": facts.history(target),
     }
 
 
 def lock_acquire(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Take a session's lock, from a dead owner where `dead` says whom."""
+    """Take a lock, from a dead owner where `dead` says whom; a session's also for the dataset `held_for`."""
     target = _target(arguments)
     dead = _lock_state(arguments["dead"]) if arguments.get("dead") else None
-    return asdict(leases.acquire(target, _holder(arguments["holder"]), dict(arguments.get("wish") or {}), dead))
+    dataset = Target.from_json(target.site, arguments["held_for"]) if arguments.get("held_for") else None
+    wish = dict(arguments.get("wish") or {})
+    return asdict(leases.acquire(target, _holder(arguments["holder"]), wish, dead, dataset))
 
 
 def lock_update(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -86,35 +96,36 @@ def lock_update(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def lock_release(arguments: dict[str, Any]) -> None:
-    """Give a session's lock back."""
+    """Give a lock back."""
     _target(arguments).lock.release(int(arguments["manager_id"]), str(arguments["incarnation"]))
 
 
 def lock_show(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Say who holds a session, and which jobs are live."""
-    target = _target(arguments)
-    try:
-        live = leases.live_jobs(target)
-    except TrackerCorruptError as error:  # who holds it can be said all the same
-        live = [f"(unknown: {error.path} cannot be read)"]
-    return {**facts.lock_facts(target), "live_jobs": live}
+    """Say who holds a session or dataset, which jobs are live, and for which dataset a session is held."""
+    target = _existing(arguments)
+    found = facts.lock_facts(target)
+    holding = target.held_for(_holder(found["holder"])) if found["holder"] else None
+    if holding is None:
+        return {**found, "live_jobs": _live_jobs(target), "held_for": ""}
+    live = [*_live_jobs(target), *(f"{job} of {holding.name}" for job in _live_jobs(holding))]
+    return {**found, "live_jobs": live, "held_for": holding.name, "cancel": holding.command("cancel")}
 
 
 def lock_force(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Free a session's lock on a person's word."""
-    state = leases.force_release(_target(arguments), abandon=bool(arguments.get("abandon")))
+    """Free a lock on a person's word."""
+    state = leases.force_release(_existing(arguments), abandon=bool(arguments.get("abandon")))
     return {"taken_from": state.describe() if state else "an unreadable lock file"}
 
 
 def tracker_show(arguments: dict[str, Any]) -> dict[str, Any]:
     """Say what a tracker holds."""
-    target, pipeline = _target(arguments), _pipeline(arguments)
+    target, pipeline = _existing(arguments), _pipeline(arguments)
     return {**facts.pipeline_facts(target, pipeline), "path": str(target.tracker(pipeline).file_path)}
 
 
 def tracker_reset(arguments: dict[str, Any]) -> None:
     """Reset a tracker on a person's word."""
-    _target(arguments).tracker(_pipeline(arguments)).abort()
+    _existing(arguments).tracker(_pipeline(arguments)).abort()
 
 
 def submit(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
         id=str(arguments.get("request_id") or ""),
     )
     submission = work.submit(request)
-    if target.session:
+    if target.lockable:
         holder = target.lock.check_incarnation(str(arguments["incarnation"]))
         if submission.name not in holder.submissions:
             target.lock.update(holder.incarnation, submissions=(*holder.submissions, submission.name))
@@ -159,7 +170,7 @@ def cancel_all(arguments: dict[str, Any]) -> dict[str, list[str]]:
     Returns:
         the submissions that were `ended`, and those of which a process is `left`.
     """
-    target = _leased(arguments) if "incarnation" in arguments else _target(arguments)
+    target = _leased(arguments) if "incarnation" in arguments else _existing(arguments)
     manager_id = arguments.get("manager_id")
     outcome: dict[str, list[str]] = {"ended": [], "left": []}
     for pipeline, folder in target.all_submissions().items():
@@ -189,7 +200,7 @@ def sweep_look(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def sweep_repair(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Repair one session, or close one manifest, whose owner was found dead."""
+    """Repair one session or dataset, or close one manifest, whose owner was found dead."""
     seen = _lock_state(arguments["seen"]) if arguments.get("seen") else None
     return sweep.repair(_target(arguments), int(arguments.get("number") or 0), seen, _holder(arguments["holder"]))
 
@@ -222,6 +233,25 @@ def _target(arguments: dict[str, Any]) -> Target:
     return Target.from_json(_site(arguments), arguments)
 
 
+def _live_jobs(target: Target) -> list[str]:
+    try:
+        return leases.live_jobs(target)
+    except (TrackerCorruptError, OSError) as error:  # who holds it can be said all the same
+        return [f"(unknown: {getattr(error, 'path', target.state_directory)} cannot be read)"]
+
+
+def _existing(arguments: dict[str, Any]) -> Target:
+    """Return a target that is there, a dataset too."""
+    target = _target(arguments)
+    target.check()
+    return target
+
+
+def _session(target: Target, names: dict[str, Any]) -> Target:
+    """Return one of the sessions of a dataset's project."""
+    return Target.from_json(target.site, {"project": target.project, **names})
+
+
 def _paths(arguments: dict[str, Any]) -> SessionPaths:
     """Return a session's places, also where what it says of itself is broken."""
     names = (str(arguments.get(key) or "") for key in ("project", "animal", "session"))
@@ -231,7 +261,7 @@ def _paths(arguments: dict[str, Any]) -> SessionPaths:
 def _leased(arguments: dict[str, Any]) -> Target:
     """Return the target, after checking that whoever asks still holds it; a project has no lock."""
     target = _target(arguments)
-    if target.session:
+    if target.lockable:
         target.lock.check_incarnation(str(arguments.get("incarnation") or ""))
     return target
 
@@ -266,7 +296,7 @@ def _holder(data: dict[str, Any]) -> Holder:
 CALLS: dict[str, Call] = {
     call.__name__: call
     for call in (
-        *(hello, check, describe, status, why),
+        *(hello, check, describe, status, datasets, why),
         *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
         *(tracker_show, tracker_reset),
         *(submit, watch, cancel_all, finish),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from trackers.layout import SessionPaths
+from trackers.layout import DatasetPaths, SessionPaths, Volumes
 from trackers.names import ProcessingPipelines
 
 NAME_VARIABLE = "SESSIONFLOW_SERVER_NAME"  # tells jobs what the manager calls the server that they run on
@@ -28,7 +28,7 @@ def called(server: str) -> Iterator[None]:
 
 def command(*words: str) -> str:
     """Return a `sessionflow` command, quoted for a shell, that reaches this server from where the manager is."""
-    server = _server.get() or os.environ.get(NAME_VARIABLE, "")
+    server = _named()
     return shlex.join(["sessionflow", *words, *(["--server", server] if server else [])])
 
 
@@ -43,9 +43,21 @@ def on_session(directory: Path, *words: str, options: tuple[str, ...] = ()) -> s
     return command(*words, str(directory.absolute()), *options)
 
 
+def on_dataset(volumes: Volumes, paths: DatasetPaths, *words: str) -> str:
+    """Return a command about a dataset, or about one animal in it, e.g. `lock release`."""
+    return command(*words, str(paths), *(() if _named() else (*_roots(volumes), "--datasets", str(paths.root))))
+
+
 def run(pipeline: ProcessingPipelines, paths: SessionPaths, *options: str) -> str:
     """Return the command that runs a pipeline on a session."""
     names = ("--project", paths.project, "--animal", paths.animal, "--session", paths.session)
-    volumes = paths.volumes
-    roots = ("--storage", str(volumes.storage), *(() if volumes.one else ("--working", str(volumes.working))))
-    return command("run", pipeline.name.lower(), *names, *options, *roots)
+    return command("run", pipeline.name.lower(), *names, *options, *_roots(paths.volumes))
+
+
+def _named() -> str:
+    """Return what the manager calls this server; empty where it is the manager's own computer."""
+    return _server.get() or os.environ.get(NAME_VARIABLE, "")
+
+
+def _roots(volumes: Volumes) -> tuple[str, ...]:
+    return ("--storage", str(volumes.storage), *(() if volumes.one else ("--working", str(volumes.working))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,22 @@ from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
 from trackers.views import unfinished
+
+
+def describe_dataset(target: Target, sessions: Sequence[Target]) -> dict[str, Any]:
+    """Return all that a flow must know of a dataset, or of an animal in it, and of its sessions.
+
+    `datasets` is the folder that its job programs are given, `settings` those of each pipeline's last success, and
+    `sessions` what `describe` says of each.
+    """
+    return {
+        "target": target.name,
+        "datasets": str(target.site.datasets),
+        "pipelines": {p.name: pipeline_facts(target, p) for p in target.pipelines},
+        "settings": {result["pipeline"]: result.get("settings") for result in results(target)},
+        "lock": lock_facts(target),
+        "sessions": {session.name: describe(session) for session in sessions},
+    }
 
 
 def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
@@ -133,8 +150,26 @@ def sessions_of(target: Target, animal: str = "", unreadable: dict[str, str] | N
     return sorted(found, key=lambda item: (_natural(item[0]), item[1]))
 
 
+def datasets_of(project: Target) -> Iterator[Target]:
+    """Yield this account's datasets of a project, each followed by the animals in it; other folders are passed over."""
+    try:
+        folders = _folders(project.site.datasets / project.project)
+    except OSError:
+        return
+    for folder in folders:
+        dataset = Target(project.site, project.project, dataset=folder.name)
+        inside = [
+            Target(project.site, project.project, animal.name, dataset=folder.name) for animal in _folders(folder)
+        ]
+        for target in (dataset, *inside):
+            with contextlib.suppress(BadInputError):
+                files = (target.dataset_paths.lock, *(target.tracker(p).file_path for p in target.pipelines))
+                if any(path.exists() for path in files):
+                    yield target
+
+
 def history(target: Target) -> list[dict[str, Any]]:
-    """Return every submission of a session, oldest first, with the end of each attempt at each job.
+    """Return every submission of a target, oldest first, with the end of each attempt at each job.
 
     `unfinished` has all that is known of the jobs that did not succeed.
     """

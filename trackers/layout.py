@@ -9,6 +9,7 @@ from pathlib import Path
 from trackers.errors import NotFoundError
 from trackers.names import ProcessingPipelines, TrackerFileNames, validate_name, validate_session_name
 
+DATASET_LOCK = "dataset_lock.yaml"
 SHARED_ASSET_FOLDERS = frozenset({"suite2p_configurations", "deeplabcut_projects"})  # beside the projects, never one
 
 
@@ -143,3 +144,41 @@ class SessionPaths:
     def tracker(self, pipeline: ProcessingPipelines) -> Path:
         """Return the tracker file of one of the session's pipelines."""
         return self.tracking_data / TrackerFileNames[pipeline.name]
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """The places of a dataset, or of one animal in it; all names have been validated.
+
+    Attributes:
+        root: the account's own folder on the working volume, beside SHARED, which holds its datasets by project.
+        animal: empty for the whole dataset.
+    """
+
+    root: Path
+    project: str
+    dataset: str
+    animal: str = ""
+
+    def __post_init__(self) -> None:
+        validate_name(self.project, "project")
+        validate_name(self.dataset, "dataset")
+        if self.animal:
+            validate_name(self.animal, "animal")
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.project, self.dataset, self.animal) if part)
+
+    @property
+    def directory(self) -> Path:
+        """Where its results lie, with lock, tracker, submissions and results beside them."""
+        return self.root / self.project / self.dataset / self.animal
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the dataset, or of the animal in it."""
+        return self.directory / DATASET_LOCK
+
+    def tracker(self, pipeline: ProcessingPipelines) -> Path:
+        """Return the tracker file of the pipeline that works here."""
+        return self.directory / TrackerFileNames[pipeline.name]

@@ -1,4 +1,4 @@
-"""The session lock: the one manager that works on a session, and who that is."""
+"""The lock of a session or dataset: the one manager that works on it, and who that is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from trackers.commands import on_session
 from trackers.errors import FileSystemError, SessionLockedError, StaleLeaseError, TrackerCorruptError
 from trackers.files import atomic_write, locked, parse_yaml, read_file, read_settled, refuse_cut_off
+from trackers.layout import DATASET_LOCK
 from trackers.manager import MAXIMUM_MANAGER_ID, NOBODY, validate_manager_id
 from trackers.processes import ProcessIdentity, this_account
 
@@ -25,12 +26,14 @@ _KEYS = ("file_path", "_manager_id", "_lock_path")
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a session lock. Every claim is the holder's own; `requested_by` is not verified.
+    """Who holds a lock. Every claim is the holder's own; `requested_by` is not verified.
 
     Attributes:
         incarnation: random; each process that takes the lock writes its own, and older ones are refused from then on.
         process: the process that took it, on `host`; asked whether it lives only on that host.
         prefect_api: the API that knows the flow run, empty for a temporary server.
+        target: what it works on; of a session that is held for a dataset, the dataset.
+        datasets: of such a session, the folder in which that dataset lies.
         submissions: the records of jobs that may outlive the process, as `PIPELINE/NUMBER`.
         since: UTC, ISO 8601.
         abandoned: why the flow ended without giving the lock back; empty while it works.
@@ -46,6 +49,7 @@ class Holder:
     prefect_api: str = ""
     pipeline: str = ""
     target: str = ""
+    datasets: str = ""
     since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     process: ProcessIdentity | None = None
     submissions: tuple[str, ...] = ()
@@ -59,7 +63,7 @@ class Holder:
         if self.flow_run_id:
             parts.append(f"flow run {self.flow_run_name or ''} ({self.flow_run_id})".replace("  ", " "))
         if self.pipeline:
-            parts.append(f"running {self.pipeline}")
+            parts.append(f"running {self.pipeline}{f' of {self.target}' if self.datasets else ''}")
         parts.append(f"since {self.since}")
         if self.abandoned:
             parts.append(f"abandoned: {self.abandoned}")
@@ -100,10 +104,12 @@ class SessionLock:
 
     The lock is a statement on disk, not a kernel lock: it survives its process, and says who should be working. The
     lock file decides; the holder file explains it, and is ignored, and said so, where it names another manager.
+    A dataset, and an animal in it, have such a lock of their own.
     """
 
-    def __init__(self, file_path: Path) -> None:
+    def __init__(self, file_path: Path, release_command: str = "") -> None:
         self.file_path = Path(file_path)
+        self._release_command = release_command
         self.holder_path = self.file_path.with_name(f"{self.file_path.stem}_holder{self.file_path.suffix}")
 
     def acquire(self, manager_id: int, holder: Holder | None = None) -> Holder:
@@ -282,11 +288,13 @@ class SessionLock:
     @property
     def release_command(self) -> str:
         """The command with which a person frees the lock."""
-        return on_session(self._session, "lock", "release")
+        return self._release_command or on_session(self._session, "lock", "release")
 
     @property
     def _session(self) -> Path:
-        return self.file_path.parent.parent
+        """The folder of the session, or of the dataset, that the lock stands for."""
+        folder = self.file_path.parent
+        return folder if self.file_path.name == DATASET_LOCK else folder.parent
 
     def refusal(self, state: LockState, event: str) -> SessionLockedError:
         """Return the error that says who holds the lock, what was refused therefore, and how to clear it."""

@@ -11,11 +11,13 @@ from typing import Any, Self
 from trackers.errors import BadInputError
 from trackers.graph import MANAGER_ID, PYTHON, Job
 from trackers.layout import Volumes
+from trackers.processes import this_account
 
 SCHEDULERS = ("local", "slurm")
 INSTALLED = ".local/share/sessionflow"  # below the account's home: where `server install` puts environments
 VERSIONS = "versions"  # beside them: where they really are
 LIGHT = ("core", "manifest", "behavior")  # a manager's own environment has what their jobs need
+ACCOUNT = "{account}"  # in the datasets' folder: the account that the server side runs under
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Site:
 
     Attributes:
         name: what the manager calls it; empty for its own computer.
+        datasets: the folder that holds this account's datasets, by project: WORKING/USER.
     """
 
     volumes: Volumes
@@ -66,6 +69,7 @@ class Site:
     environments: dict[str, Environment] = field(default_factory=dict)
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     name: str = ""
+    datasets: Path = Path()
 
     @property
     def state_directory(self) -> Path:
@@ -107,7 +111,8 @@ class Site:
             working = Path(data.get("working") or storage)
         except (KeyError, TypeError):
             raise BadInputError("A request must name the server's storage root. Nothing was done.") from None
-        for root in (storage, working):
+        datasets = Path(str(data.get("datasets") or working / ACCOUNT).replace(ACCOUNT, this_account()))
+        for root in (storage, working, datasets):
             if not root.is_absolute():
                 raise BadInputError(f"The root {root} is no absolute path. Nothing was done.")
         scheduler = str(data.get("scheduler") or "local")
@@ -119,7 +124,8 @@ class Site:
             options = SlurmOptions(**{**slurm, "options": tuple(map(str, slurm.get("options") or ()))})
         except (TypeError, ValueError) as error:
             raise BadInputError(f"This describes no server: {error}. Nothing was done.") from None
-        return cls(Volumes(storage, working), scheduler, environments, options, str(data.get("name") or ""))
+        name = str(data.get("name") or "")
+        return cls(Volumes(storage, working), scheduler, environments, options, name, datasets)
 
 
 def installed_root() -> Path:

@@ -1,4 +1,4 @@
-"""What managers that are gone left behind: found in one look over all sessions, repaired one session at a time."""
+"""What managers that are gone left behind: found in one look over all targets, repaired one at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from trackers import leases
 from trackers.attempts import closed
 from trackers.errors import BadInputError, SessionflowError, SubmissionError
-from trackers.facts import sessions_of
+from trackers.facts import datasets_of, sessions_of
 from trackers.layout import SHARED_ASSET_FOLDERS
 from trackers.lock import Holder, LockState
 from trackers.manager import NOBODY
@@ -21,7 +21,7 @@ from trackers.scheduler import Scheduler
 from trackers.site import Site
 from trackers.states import JobState, Sighting
 from trackers.submission import Submission
-from trackers.targets import SESSION_PIPELINES, Target
+from trackers.targets import Target
 from trackers.tracker import reset_command
 from trackers.work import Work
 
@@ -31,17 +31,18 @@ _NOWHERE = "the scheduler does not know it, and it may still turn up"
 
 @dataclass
 class Candidate:
-    """A session, or one manifest of a project, that may have been left behind; who owns it the manager asks.
+    """A session or dataset, or one manifest of a project, that may have been left behind; who owns it the manager asks.
 
     Attributes:
-        number: of the submission, for a project's manifest; a session has one owner for everything, and 0 here.
-        lock: of a session; None where it cannot be read.
+        number: of the submission, for a project's manifest; what is locked has one owner for everything, and 0 here.
+        lock: of a session or dataset; None where it cannot be read.
         owner: what the holder file or the record says of the owner; None where it says nothing.
         who: the same, for people.
         plan: what is to be done if the owner is dead, or nobody.
         hindrances: why it cannot be done now.
         reports: what no sweeper may touch, each with the command that clears it.
         opened: the open submissions.
+        elsewhere: the open submissions of the dataset that a session is held for.
     """
 
     target: Target
@@ -53,18 +54,19 @@ class Candidate:
     hindrances: list[str] = field(default_factory=list)
     reports: list[str] = field(default_factory=list)
     opened: list[tuple[Work, Submission]] = field(default_factory=list)
+    elsewhere: list[tuple[Work, Submission]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data; `seen` is what a repair compares before it swaps."""
-        names = {"project": self.target.project, "animal": self.target.animal, "session": self.target.session}
+        names = {key: getattr(self.target, key) for key in ("project", "animal", "session", "dataset", "lockable")}
         seen = {"manager_id": self.lock.manager_id, "holder": self.owner} if self.lock is not None else None
-        release = self.target.lock.release_command if self.target.session else ""
+        release = self.target.lock.release_command if self.target.lockable else ""
         told = {key: getattr(self, key) for key in ("number", "owner", "who", "plan", "hindrances", "reports")}
         return {**names, "name": self.target.name, "seen": seen, "release": release, **told}
 
 
 def look(site: Site, projects: Collection[str]) -> dict[str, Any]:
-    """Return every session and manifest that may have been left behind, of some projects or of all.
+    """Return every session, dataset and manifest that may have been left behind, of some projects or of all.
 
     Each scheduler is asked once, and what is wrong with one session does not hide the others. Nothing is changed, but
     that a job which Slurm has ended before it began can no longer begin.
@@ -99,7 +101,7 @@ def repair(target: Target, number: int, seen: LockState | None, holder: Holder) 
                 work.refresh(submission.number)  # deadlines run from when something was first seen
         return {"done": [], "left": candidate.hindrances}
     done = [step for step in candidate.plan if not step.startswith((_CLOSE, _RELEASE))]
-    if not target.session:
+    if not target.lockable:
         return {"done": [*done, *_close(candidate)], "left": []}
     wish = {submission.pipeline.name: submission.settings for _, submission in candidate.opened}
     granted = leases.acquire(target, holder, wish, seen)  # also corrects trackers
@@ -115,10 +117,10 @@ def repair(target: Target, number: int, seen: LockState | None, holder: Holder) 
 
 
 def _candidates(target: Target) -> list[Candidate]:
-    """Return what may have been left behind of one session or project, as its state files have it."""
+    """Return what may have been left behind of one target, as its state files have it."""
     try:
         files = {path.name for path in target.state_directory.iterdir()}
-        return [_session(target, files)] if target.session else list(_manifests(target, files))
+        return [_locked(target, files)] if target.lockable else list(_manifests(target, files))
     except FileNotFoundError:
         return []
     except (SessionflowError, OSError) as error:
@@ -129,7 +131,7 @@ def _judged(found: Iterable[Candidate]) -> list[Candidate]:
     """Ask each scheduler once about all jobs, add what is to be done about them, and leave out what is in order."""
     found, schedulers = list(found), dict[str, tuple[Scheduler, list[Submission]]]()
     for candidate in found:
-        for work, submission in candidate.opened:
+        for work, submission in (*candidate.opened, *candidate.elsewhere):
             schedulers.setdefault(submission.scheduler, (work.scheduler(submission), []))[1].append(submission)
     for scheduler, submissions in schedulers.values():
         scheduler.ask(submissions)
@@ -138,26 +140,32 @@ def _judged(found: Iterable[Candidate]) -> list[Candidate]:
         try:
             for work, submission in candidate.opened:
                 _consider(candidate, work, submission)
+            for work, submission in candidate.elsewhere:
+                if running := work.running(work.judged(submission)):
+                    words = f"of {submission.name} on {work.target.name} still run or wait: {', '.join(running)}"
+                    candidate.hindrances.append(words)
         except (SessionflowError, OSError) as error:
             candidate.hindrances.append(_words(error))
         candidate.plan += later
     return [c for c in found if c.plan or c.hindrances or c.reports]
 
 
-def _session(target: Target, files: set[str]) -> Candidate:
+def _locked(target: Target, files: set[str]) -> Candidate:
     candidate = Candidate(target)
     try:
         candidate.lock = target.lock.read()
         candidate.who = candidate.lock.describe()
         candidate.owner = asdict(candidate.lock.holder) if candidate.lock.holder else None
+        if (dataset := target.held_for(candidate.lock.holder)) is not None:
+            candidate.elsewhere = leases.open_work(dataset)
     except (SessionflowError, OSError) as error:
         candidate.reports.append(_words(error))
     current = _current_submissions(candidate) if "submissions" in files else {}
     for submission in current.values():
         if submission.open:
             candidate.opened.append((Work(target, submission.pipeline), submission))
-    for pipeline in SESSION_PIPELINES:
-        if target.paths.tracker(pipeline).name in files:
+    for pipeline in target.pipelines:
+        if target.tracker(pipeline).file_path.name in files:
             _consider_tracker(candidate, pipeline, current.get(pipeline))
     if candidate.lock is not None and not candidate.lock.free:
         candidate.plan.append(_RELEASE)
@@ -278,14 +286,16 @@ def _projects(site: Site) -> list[str]:
     for path in sorted(site.volumes.storage.iterdir()):
         with contextlib.suppress(BadInputError, OSError):
             validate_name(path.name, "project")
-            if path.is_dir() and path.name not in SHARED_ASSET_FOLDERS:
+            if path.is_dir() and path.name not in SHARED_ASSET_FOLDERS and path != site.datasets:
                 found.append(path.name)
     return found
 
 
 def _targets(site: Site, project: str) -> list[Target]:
+    """Return a project, its datasets of this account, and its sessions: datasets first, for they hold sessions."""
     target = Target.from_json(site, {"project": project})
-    return [target, *(Target(site, project, animal, session) for animal, session in sessions_of(target))]
+    sessions = (Target(site, project, animal, session) for animal, session in sessions_of(target))
+    return [target, *datasets_of(target), *sessions]
 
 
 def _words(error: Exception) -> str:

@@ -241,6 +241,8 @@ def reset_command(path: Path) -> str:
     pipeline, directory = TrackerFileNames(path.name).name.lower(), path.absolute().parent
     if directory.name == "tracking_data":
         return on_session(directory.parent, "tracker", "reset", options=(pipeline,))
+    if path.name in (TrackerFileNames.MULTIDAY, TrackerFileNames.FORGING):
+        return command("tracker", "reset", str(directory), pipeline)
     return command("tracker", "reset", directory.name, pipeline, "--storage", str(directory.parent))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
-from trackers.commands import NAME_VARIABLE, on_session
+from trackers.commands import NAME_VARIABLE
 from trackers.environments import require
 from trackers.errors import FileSystemError, NotYetError, SessionLockedError, SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
@@ -202,7 +202,7 @@ class Work:
             raise SubmissionError(
                 f"{self.pipeline} of {self.target.name} was started with other settings, and its jobs still run or "
                 "wait. Nothing was submitted. "
-                f"Wait for them, or end them with: {on_session(self.target.paths.storage_directory, 'cancel')}"
+                f"Wait for them, or end them with: {self.target.command('cancel')}"
             )
         return False
 
