@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -11,29 +12,24 @@ from pathlib import Path
 import xxhash
 
 from jobs.forging_index import write_index
+from jobs.forging_records import Record, records_of, verify
 from jobs.forging_session import forge
 from jobs.forging_settings import ForgingSettings
 from jobs.forging_sources import collect
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
 from trackers.layout import SessionPaths
-from trackers.names import session_time
+from trackers.names import ProcessingPipelines, session_time
 
 LIBRARIES = ("pynwb", "nwbinspector", "ndx-pose", "hdmf", "h5py", "polars", "numpy")
-_MADE_OF = ("BEHAVIOR", "SUITE2P", "VIDEO")
 
 
-def created(paths: SessionPaths) -> datetime:
+def created(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -> datetime:
     """Return what a session's NWB file has for the date of its creation: when the newest of its sources was made.
 
     Not now: a file that is forged twice from the same sources is to be the same. Without result records it is the
     session's own time.
     """
-    times = [session_time(paths.session)]
-    for name in _MADE_OF:
-        record = paths.tracking_data / "results" / f"{name}.json"
-        if record.exists():
-            times.append(datetime.fromisoformat(json.loads(record.read_bytes())["ended"]))
-    return max(times)
+    return max([session_time(paths.session), *(datetime.fromisoformat(r["ended"]) for r in records.values())])
 
 
 def outputs(files: list[Path], directory: Path) -> Iterator[Output]:
@@ -64,7 +60,10 @@ def main() -> None:
         progress = Progress(len(sessions), "sessions")
         for number, paths in enumerate(sessions, start=1):
             folder = dataset.directory / paths.animal
-            summary = forge(collect(paths), settings, folder, created(paths))
+            records = records_of(paths)
+            sources = replace(collect(paths), notes=tuple(verify(paths, records)))
+            check_dataset_owner(dataset, sessions, arguments.manager_id)
+            summary = forge(sources, settings, folder, created(paths, records))
             notes += [f"{paths}: {words}" for words in (*summary["missing"], *summary["notes"])]
             files += sorted(folder.glob(f"{paths.session}[._]*"))
             progress.show(number)
