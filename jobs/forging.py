@@ -12,6 +12,7 @@ from pathlib import Path
 import xxhash
 
 from jobs.forging_index import write_index
+from jobs.forging_multiday import tracked
 from jobs.forging_records import Record, records_of, verify
 from jobs.forging_session import forge
 from jobs.forging_settings import ForgingSettings
@@ -61,7 +62,8 @@ def main() -> None:
         for number, paths in enumerate(sessions, start=1):
             folder = dataset.directory / paths.animal
             records = records_of(paths)
-            sources = replace(collect(paths), notes=tuple(verify(paths, records)))
+            cells = tracked(folder, paths.session)
+            sources = replace(collect(paths), notes=tuple(verify(paths, records)), tracked=cells)
             check_dataset_owner(dataset, sessions, arguments.manager_id)
             summary = forge(sources, settings, folder, created(paths, records))
             notes += [f"{paths}: {words}" for words in (*summary["missing"], *summary["notes"])]

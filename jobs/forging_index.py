@@ -31,6 +31,7 @@ SCHEMA: dict[str, Any] = {
     "planes": pl.UInt16,
     "rois": pl.UInt32,
     "cells": pl.UInt32,
+    "tracked": pl.UInt32,
     "trials": pl.UInt32,
     "licks": pl.UInt32,
     "rewards": pl.UInt32,
@@ -56,7 +57,8 @@ def write_index(
         NotFoundError: one of them was not; nothing was written.
     """
     summaries = [_summary(directory, paths) for paths in sorted(sessions, key=lambda p: (p.animal, p.session))]
-    rows = [{**summary, "date": session_time(summary["session"])} for summary in summaries]
+    dated = [{**summary, "date": session_time(summary["session"])} for summary in summaries]
+    rows = [{name: row[name] for name in SCHEMA} for row in dated]
     index = directory / "index.feather"
     write_table(pl.DataFrame(rows, schema=SCHEMA, orient="row"), index)
     description = directory / "dataset.json"

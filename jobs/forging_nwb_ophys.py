@@ -39,8 +39,10 @@ def add(file: NWBFile, sources: Sources, settings: ForgingSettings, clock: Volum
         imaging = _imaging_plane(file, plane, device, location, words, settings)
         table = _masks(segmentation, plane, imaging)
         if table is not None:
+            _add_identities(table, plane, sources)
             _add_activity(module, plane, table, clock, sources)
         _add_registration(module, plane, clock, sources)
+    _add_multiday(module, clock, sources)
 
 
 def imaging_location(sources: Sources, settings: ForgingSettings) -> tuple[str, str]:
@@ -124,6 +126,32 @@ def _add_activity(
             ),
             **times(clock.times, sources.start_us),
         )
+
+
+def _add_identities(table: PlaneSegmentation, plane: Plane, sources: Sources) -> None:
+    if sources.tracked is None:
+        return
+    cells = [sources.tracked.cells.get((plane.number, roi), NOT_TRACKED) for roi in range(len(plane.stat))]
+    what = f"Number of the cell across the dataset's days, within its plane; {NOT_TRACKED}: not known."
+    table.add_column("multiday_cell", what, cells)
+
+
+def _add_multiday(module: ProcessingModule, clock: VolumeClock, sources: Sources) -> None:
+    """Add the activity of cells that were tracked across days, also of those that suite2p did not find that day."""
+    if sources.tracked is None:
+        return
+    for (plane, name), values in sources.tracked.activity.items():
+        if len(values):
+            module.add(
+                TimeSeries(
+                    name=f"multiday_{name}_plane{plane}",
+                    description=f"Plane {plane}: {name} of the cells that were tracked across days.",
+                    comments=f"multi-day cells, in this order: {', '.join(map(str, sources.tracked.order[plane]))}",
+                    data=compressed(values[:, clock.volumes].T),
+                    unit="a.u.",
+                    **times(clock.times, sources.start_us),
+                )
+            )
 
 
 def _add_registration(module: ProcessingModule, plane: Plane, clock: VolumeClock, sources: Sources) -> None:

@@ -49,6 +49,7 @@ def forge(sources: Sources, settings: ForgingSettings, folder: Path, created: da
         write_table(cells(sources), folder / f"{name}_cells.feather")
     summary = {
         **_row(sources, clock, table),
+        "multiday_cells": _multiday_order(sources),
         "missing": list(sources.missing),
         "notes": [*(clock.notes if clock else ()), *sources.notes],
     }
@@ -120,6 +121,12 @@ def _write_nwb(
         partial.unlink(missing_ok=True)
 
 
+def _multiday_order(sources: Sources) -> list[list[int]]:
+    """Return plane and number of each cell whose activity across days the table has, in its order."""
+    order = sources.tracked.order.items() if sources.tracked else ()
+    return [[plane, cell] for plane, cells in order for cell in cells]
+
+
 def _row(sources: Sources, clock: VolumeClock | None, table: pl.DataFrame) -> dict[str, Any]:
     """Return what the index says of a session; None where its source is missing."""
     name, tables = sources.paths.session, sources.tables
@@ -142,6 +149,7 @@ def _row(sources: Sources, clock: VolumeClock | None, table: pl.DataFrame) -> di
         "planes": len(sources.planes),
         "rois": sum(len(plane.stat) for plane in sources.planes),
         "cells": int(sum(plane.accepted.sum() for plane in sources.planes)),
+        "tracked": len(sources.tracked.cells) if sources.tracked else None,
         "trials": None if sources.trials is None else len(sources.trials),
         "licks": None if licks is None else len(licks[0]),
         "rewards": None if rewards is None else len(rewards[0]),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from jobs import forging_behavior as behavior
 from jobs.forging_frames import Imaging
+from jobs.forging_multiday import Tracked
 from trackers.errors import SessionDataError, SessionflowError
 from trackers.files import load_yaml
 from trackers.layout import SessionPaths
@@ -106,6 +107,7 @@ class Sources:
         tables: behavior tables, by path below processed_data without suffix.
         missing: what was looked for and not found.
         notes: what people must know of what was taken, e.g. whose cells these are.
+        tracked: its cells across days; None where multi-day processing has not run on it in the dataset.
     """
 
     paths: SessionPaths
@@ -116,6 +118,7 @@ class Sources:
     cameras: tuple[Camera, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    tracked: Tracked | None = None
 
     @cached_property
     def start_us(self) -> int:

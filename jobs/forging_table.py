@@ -64,6 +64,7 @@ def session_table(sources: Sources, clock: VolumeClock | None) -> pl.DataFrame:
         columns.update(_pose(camera, edges))
     if clock is not None:
         columns.update(_activity(sources, clock))
+        columns.update(_multiday(sources, clock))
     return pl.DataFrame(columns)
 
 
@@ -77,6 +78,7 @@ def cells(sources: Sources) -> pl.DataFrame:
             "x": float(plane.stat[roi]["med"][1]),
             "pixels": len(plane.stat[roi]["ypix"]),
             "cell_probability": float(plane.probability[roi]),
+            "multiday_cell": sources.tracked.cells.get((plane.number, int(roi))) if sources.tracked else None,
         }
         for plane in sources.planes
         for roi in np.flatnonzero(plane.accepted)
@@ -88,6 +90,7 @@ def cells(sources: Sources) -> pl.DataFrame:
         "x": pl.Float32,
         "pixels": pl.UInt32,
         "cell_probability": pl.Float64,
+        "multiday_cell": pl.UInt32,
     }
     return pl.DataFrame(rows, schema=schema).with_row_index("cell")
 
@@ -174,6 +177,15 @@ def _activity(sources: Sources, clock: VolumeClock) -> Columns:
         chosen = [getattr(plane, name)[plane.accepted][:, clock.volumes] for plane in sources.planes]
         values: NDArray[Any] = np.concatenate(chosen).T.astype(np.float32)
         yield name, pl.Series(np.ascontiguousarray(values))
+
+
+def _multiday(sources: Sources, clock: VolumeClock) -> Columns:
+    """Give the activity of the cells that were tracked across days: plane by plane, in the order of their numbers."""
+    if sources.tracked is None or not any(sources.tracked.order.values()):
+        return
+    for name in ("fluorescence", "neuropil", "deconvolved"):
+        planes = [sources.tracked.activity[plane, name][:, clock.volumes] for plane in sources.tracked.order]
+        yield f"multiday_{name}", pl.Series(np.ascontiguousarray(np.concatenate(planes).T.astype(np.float32)))
 
 
 def _series(values: NDArray[Any], kind: Any = pl.Float64) -> pl.Series:

@@ -114,6 +114,26 @@ def plant_cameras(folder: Path, rng: Any) -> None:
         pl.DataFrame({**frames, **values}).write_ipc(folder / f"{camera}_camera_{kind}.feather")
 
 
+def plant_multiday(folder: Path) -> None:
+    """Write multi-day's output of an animal: two cells of plane 0, of which one was not found today, one of plane 1."""
+    columns = ("cell", "session", "plane", "roi", "status")
+    rows = [
+        (0, SESSION, 0, 1, "tracked"),
+        (0, "another day", 0, 3, "tracked"),
+        (1, "another day", 0, 5, "tracked"),
+        (-1, SESSION, 0, 2, "uncertain"),
+        (0, SESSION, 1, 4, "tracked"),
+        (0, "another day", 1, 4, "tracked"),
+    ]
+    rng = np.random.default_rng(3)
+    for plane, cells in ((0, 2), (1, 1)):
+        place = folder / SESSION / f"plane{plane}"
+        place.mkdir(parents=True)
+        for name in ("F", "Fneu", "spks"):
+            np.save(place / f"{name}.npy", rng.random((cells, VOLUMES), dtype=np.float32))
+    pl.DataFrame(rows, schema=list(columns), orient="row").write_ipc(folder / "cells.feather")
+
+
 def mark_done(paths: SessionPaths, *pipelines: ProcessingPipelines) -> None:
     """Let trackers say that a session's pipelines have succeeded, and its source data lie where jobs look for it."""
     shutil.copytree(paths.raw_data, paths.source_data)

@@ -1,7 +1,8 @@
 """Trace every value of an NWB file back to the file it came from: `python -m tests.forging_trace NWB PROCESSED_DATA`.
 
-It reads the sources itself, without the code that forges, and prints as JSON how many values were compared, which
-objects have a value that differs (`wrong`), and which it knows no source of (`untraced`).
+It reads the sources itself, without the code that forges; multi-day's output lies beside the NWB file. It prints as
+JSON how many values were compared, which objects have a value that differs (`wrong`), and which it knows no source of
+(`untraced`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ ARRAYS = {"fluorescence": "F", "neuropil": "Fneu", "deconvolved": "spks"}
 class Trace:
     """What was compared so far."""
 
-    def __init__(self, file: NWBFile, processed: Path) -> None:
-        self.file, self.processed = file, processed
+    def __init__(self, file: NWBFile, processed: Path, multiday: Path) -> None:
+        self.file, self.processed, self.multiday = file, processed, multiday
         self.start_us = round(file.session_start_time.timestamp() * 1e6)
         self.values = 0
         self.wrong: list[str] = []
@@ -116,6 +117,13 @@ class Trace:
             self.same(name, series.data[:], np.stack((registered["yoff"], registered["xoff"]), axis=1))
             self.same(f"{name} times", self.times(series), self.onsets())
             return
+        if series.name.startswith("multiday_"):
+            _, array, plane = series.name.split("_")
+            self.same(
+                name, series.data[:], np.load(self.multiday / self.file.session_id / plane / f"{ARRAYS[array]}.npy").T
+            )
+            self.same(f"{name} times", self.times(series), self.onsets())
+            return
         source, _, columns = series.comments.partition(": ")
         names = columns.split(", ")
         if source == "no comments" or series.name == "running_speed":
@@ -163,6 +171,13 @@ class Trace:
                 self.same(f"{name} {field} of ROI {number}", pixels[field], roi[key])
         self.same(f"{name} accepted", table["accepted"].data[:], iscell[:, 0] > 0)
         self.same(f"{name} probability", table["cell_probability"].data[:], iscell[:, 1])
+        if "multiday_cell" in table.colnames:
+            cells = pl.read_ipc(self.multiday / "cells.feather").filter(pl.col("status") == "tracked")
+            mine = cells.filter((pl.col("session") == self.file.session_id) & (pl.col("plane") == int(table.name[5:])))
+            known = dict(mine.select("roi", "cell").iter_rows())
+            self.same(
+                f"{name} identities", table["multiday_cell"].data[:], [known.get(r, -1) for r in range(len(stat))]
+            )
         self.untraced += [f"{name} {c}" for c in table.colnames if c not in _OF_MASKS]
 
     def rows(self, table: DynamicTable, name: str) -> None:
@@ -232,7 +247,7 @@ class Trace:
         yield "completed", [furthest >= start + lengths[kind] for kind, start in data[: len(begun)]]
 
 
-_OF_MASKS = ("pixel_mask", "accepted", "cell_probability")
+_OF_MASKS = ("pixel_mask", "accepted", "cell_probability", "multiday_cell")
 
 
 def main() -> None:
@@ -242,7 +257,7 @@ def main() -> None:
     parser.add_argument("processed_data", type=Path)
     arguments = parser.parse_args()
     with NWBHDF5IO(str(arguments.nwb), "r") as io:
-        trace = Trace(io.read(), arguments.processed_data)
+        trace = Trace(io.read(), arguments.processed_data, arguments.nwb.parent)
         trace.every_object()
     print(json.dumps({"values": trace.values, "wrong": trace.wrong, "untraced": trace.untraced}))
 

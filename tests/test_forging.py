@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from tests.environments import environment
-from tests.forging_session import EXPERIMENT, LICK, PROJECT, RUN, SESSION, plant
+from tests.forging_session import EXPERIMENT, LICK, PROJECT, RUN, SESSION, plant, plant_multiday
 from trackers.layout import DatasetPaths, SessionPaths
 from trackers.lock import SessionLock
 
@@ -78,6 +78,26 @@ def test_every_value_of_a_valid_file_is_traced_back_to_its_source(
     assert traced["wrong"] == []
     assert traced["untraced"] == []
     assert traced["values"] > 5_000
+
+
+def test_identities_across_days_are_those_of_multi_day_processing(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    plant_multiday(dataset.directory / "305")
+    made = forge(paths, dataset)
+    assert made.returncode == 0, made.stderr
+    nwb = str(dataset.directory / f"305/{SESSION}.nwb")
+    traced = json.loads(in_environment("-m", "tests.forging_trace", nwb, str(paths.processed_data)).stdout)
+    assert (traced["wrong"], traced["untraced"]) == ([], [])
+    cells = pl.read_ipc(dataset.directory / f"305/{SESSION}_cells.feather")
+    assert cells.filter(pl.col("multiday_cell").is_not_null()).select("plane", "roi", "multiday_cell").rows() == [
+        (0, 1, 0),
+        (1, 4, 0),
+    ]
+    summary = json.loads((dataset.directory / f"305/{SESSION}.json").read_text())
+    assert summary["multiday_cells"] == [[0, 0], [0, 1], [1, 0]]
+    table = pl.read_ipc(dataset.directory / f"305/{SESSION}.feather")
+    assert table["multiday_deconvolved"].to_numpy().shape == (250, 3)
 
 
 def test_the_subject_and_the_session_are_those_of_the_descriptions(tmp_path: Path, dataset: DatasetPaths) -> None:

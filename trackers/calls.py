@@ -186,12 +186,14 @@ def cancel_all(arguments: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def finish(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Close a submission none of whose jobs runs."""
+    """Close a submission none of whose jobs runs; `notes` are what its jobs have to say of a success."""
     work = Work(_leased(arguments), _pipeline(arguments))
     submission = work.finish(
         int(arguments["number"]), keep_logs=bool(arguments.get("keep_logs")), facts=dict(arguments.get("facts") or {})
     )
-    return view(work, submission)
+    records = facts.results(work.target) if submission.status == "succeeded" else []
+    notes = [note for record in records if record["submission"] == submission.name for note in record["notes"]]
+    return {**view(work, submission), "notes": notes}
 
 
 def sweep_look(arguments: dict[str, Any]) -> dict[str, Any]:
