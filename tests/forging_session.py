@@ -57,7 +57,9 @@ DESCRIPTOR = {
 }
 
 
-def plant(root: Path, kind: str = EXPERIMENT, animal: str = "305", session: str = SESSION) -> SessionPaths:
+def plant(
+    root: Path, kind: str = EXPERIMENT, animal: str = "305", session: str = SESSION, *, seed: int = 1
+) -> SessionPaths:
     """Write a session with everything that its type has; return its places."""
     volumes = Volumes(root / "storage", root / "working")
     paths = SessionPaths(volumes, PROJECT, animal, session)
@@ -73,7 +75,7 @@ def plant(root: Path, kind: str = EXPERIMENT, animal: str = "305", session: str 
     shutil.copytree(FIXTURE / "processed_data", paths.processed_data)
     for name in _NOT_IN[kind]:
         (paths.processed_data / f"behavior_data/{name}_data.feather").unlink()
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     if kind == EXPERIMENT:
         shutil.copy(FIXTURE / "raw_data/experiment_configuration.yaml", paths.raw_data)
         for plane in range(2):
