@@ -86,9 +86,9 @@ def _forged(python: Path, seed: int, *size: int) -> dict[str, Any]:
 def main() -> None:
     """Forge one session in a folder; print its cost and what its tracing found as JSON."""
     from jobs.forging_session import forge, problems_of
-    from jobs.forging_settings import ForgingSettings
     from jobs.forging_sources import collect
     from tests.forging_session import SESSION, plant, plant_plane
+    from trackers.forging_settings import ForgingSettings
 
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from flows.eligibility import Facts, obstacle
 from flows.pipeline import dataset_pipeline, pipeline_flow
 from tasks.artifacts import connected_in_run
+from tasks.client import Client
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.reports import PipelineReport
 from trackers.errors import BadInputError, NotEligibleError
+from trackers.forging_settings import ForgingSettings
 from trackers.graph import Job, Resources, Stage
 from trackers.names import ProcessingPipelines
 
@@ -52,21 +54,22 @@ async def forging(
     """
     server = server or this_computer()
     chosen = [_names(session) for session in sessions or []]
-    if not chosen:
-        chosen = await _all_that_can_be_forged(server, project, animals or [], require_qc)
-    given = {"species": species} if species else {}
-    given |= {"unclear_frames": unclear_frames} if unclear_frames != "refuse" else {}
+    given = {"species": species, "unclear_frames": "" if unclear_frames == "refuse" else unclear_frames}
+    async with connected_in_run(server) as client:
+        settings = await _settings(client, project, {name: value for name, value in given.items() if value})
+        if not chosen:
+            chosen = await _all_that_can_be_forged(client, project, animals or [], require_qc)
     async with dataset_pipeline(
         ProcessingPipelines.FORGING,
         *(server, project, dataset, chosen),
-        settings=given,
+        settings=settings,
         reprocess=reprocess,
         keep_job_logs=keep_job_logs,
         requested_by=requested_by,
     ) as run:
         if require_qc:
             _refuse_poor_quality(run.facts)
-        options = ("--settings", json.dumps(given))
+        options = ("--settings", json.dumps(settings))
         # the arrays of one plane at a time are in memory, and a movie of two hours has a few GB of them
         resources = Resources(cpus=1, memory_gb=16, minutes=60, maximum_memory_gb=64, maximum_minutes=240)
         jobs = [
@@ -90,14 +93,31 @@ def _names(session: str) -> tuple[str, str]:
     return animal, name
 
 
+async def _settings(client: Client, project: str, given: dict[str, str]) -> dict[str, Any]:
+    """Return the project's settings, with what was given before them.
+
+    Raises:
+        BadInputError: the species is missing, or a setting makes no sense; nothing was done.
+    """
+    found = await client.ask("project_settings", project=project, pipeline=ProcessingPipelines.FORGING.name)
+    settings: dict[str, Any] = {**found["settings"], **given}
+    ForgingSettings.from_json(settings, found["path"])
+    return settings
+
+
 async def _all_that_can_be_forged(
-    server: ComputeServer, project: str, animals: Collection[str], require_qc: bool
+    client: Client, project: str, animals: Collection[str], require_qc: bool
 ) -> list[tuple[str, str]]:
-    async with connected_in_run(server) as client:
-        rows: list[Facts] = await client.ask("status", project=project)
+    rows: list[Facts] = await client.ask("status", project=project)
     whole = [row for row in rows if not row["problem"] and (not animals or row["animal"] in animals)]
     ready = [row for row in whole if not obstacle(ProcessingPipelines.FORGING, row)]
-    return [(r["animal"], r["session"]) for r in ready if not (require_qc and r["quality_objection"])]
+    found = [(r["animal"], r["session"]) for r in ready if not (require_qc and r["quality_objection"])]
+    if not found:
+        raise NotEligibleError(
+            f"No session of {project} can be forged: {len(whole)} were looked at. Nothing was done. Name one with "
+            "`sessions` to be told why."
+        )
+    return found
 
 
 def _refuse_poor_quality(facts: Facts) -> None:

@@ -15,9 +15,9 @@ from jobs.forging_index import write_index
 from jobs.forging_multiday import tracked
 from jobs.forging_records import Record, records_of, verify
 from jobs.forging_session import forge
-from jobs.forging_settings import ForgingSettings
 from jobs.forging_sources import collect
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
+from trackers.forging_settings import ForgingSettings
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines, session_time
 
@@ -46,11 +46,11 @@ def outputs(files: list[Path], directory: Path) -> Iterator[Output]:
 def main() -> None:
     """Carry out the command line."""
     parser = dataset_parser("Forges sessions into a dataset.", animal=False)
-    parser.add_argument("--settings", default="{}", help="settings that come before the project's, JSON")
+    parser.add_argument("--settings", default="{}", help="settings of forging, JSON")
     parser.add_argument("--index", action="store_true", help="make the index over sessions that were forged")
     arguments = parser.parse_args()
     dataset, sessions = dataset_paths(arguments)
-    settings = ForgingSettings.of_project(sessions[0].project_paths, json.loads(arguments.settings))
+    settings = ForgingSettings.from_json(json.loads(arguments.settings), "--settings")
     check_dataset_owner(dataset, sessions, arguments.manager_id)
     versions = {name: metadata.version(name) for name in LIBRARIES}
     notes: list[str] = []

@@ -7,27 +7,18 @@ logged by the clock of the rest of the session.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from trackers.errors import SessionDataError
+from trackers.forging_settings import UnclearFrames
 
 Times = NDArray[np.int64]
 
 _ON_THE_CLOCK = 0.25  # of a frame: how far a gap may be from a whole number of frames, if the clock ran on in it
 _RATE = 0.2  # how far the measured rate may be from the nominal one, as a fraction
-
-
-class UnclearFrames(StrEnum):
-    """What to do where it is not clear which pulse goes with which frame."""
-
-    REFUSE = "refuse"
-    FROM_START = "from start"
-    FROM_END = "from end"
-    ONE_TO_ONE = "one to one"
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from jobs.forging_session import write_table
-from jobs.forging_settings import ForgingSettings
 from trackers.errors import NotFoundError
 from trackers.files import atomic_write
+from trackers.forging_settings import ForgingSettings
 from trackers.layout import SessionPaths
 from trackers.names import session_time
 

@@ -16,8 +16,8 @@ from pynwb.file import Subject
 
 from jobs import forging_nwb_behavior, forging_nwb_cameras, forging_nwb_ophys
 from jobs.forging_frames import VolumeClock
-from jobs.forging_settings import ForgingSettings
 from jobs.forging_sources import Sources
+from trackers.forging_settings import ForgingSettings
 from trackers.names import SessionTypes, session_time
 
 _IDS = uuid.UUID("5b0f7b1e-6f0e-5c39-9a53-7e5a9a1f6c11")  # the namespace of our objects' ids; any fixed one will do

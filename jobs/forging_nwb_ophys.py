@@ -12,8 +12,8 @@ from pynwb.ophys import Fluorescence, ImageSegmentation, ImagingPlane, OpticalCh
 
 from jobs.forging_frames import VolumeClock
 from jobs.forging_nwb_behavior import compressed, times
-from jobs.forging_settings import ForgingSettings
 from jobs.forging_sources import Plane, Sources
+from trackers.forging_settings import ForgingSettings
 from trackers.names import session_time
 
 UNKNOWN = "unknown"
@@ -53,10 +53,12 @@ def imaging_location(sources: Sources, settings: ForgingSettings) -> tuple[str, 
     implants = sources.descriptions["surgery_metadata"].get("implants") or []
     targets = [str(i["implant_target"]) for i in implants if i.get("implant_target")]
     words = f"The window was implanted over {' and '.join(targets)}." if targets else ""
-    for place in (settings.location, *targets):
-        if place and _accepted(place, settings.species, sources):
+    if settings.location:
+        return settings.location, words
+    for place in (*targets, UNKNOWN):
+        if _accepted(place, settings.species, sources):
             return place, words
-    return (_WHOLE_BRAIN if _accepted(_WHOLE_BRAIN, settings.species, sources) else UNKNOWN), words
+    return _WHOLE_BRAIN, words
 
 
 def _accepted(place: str, species: str, sources: Sources) -> bool:

@@ -14,11 +14,11 @@ import polars as pl
 from jobs import forging_behavior as behavior
 from jobs.forging_frames import VolumeClock, volume_clock
 from jobs.forging_nwb import nwb_file
-from jobs.forging_settings import ForgingSettings
 from jobs.forging_sources import IMAGING, Sources
 from jobs.forging_table import TICK_US, cells, session_table
 from trackers.errors import SessionDataError
 from trackers.files import atomic_write, follow_directory, make_directory
+from trackers.forging_settings import ForgingSettings
 
 IMAGING_CLOCK, TICK_CLOCK = "imaging volumes", f"every {TICK_US // 1000} ms"
 

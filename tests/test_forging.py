@@ -28,8 +28,11 @@ with NWBHDF5IO(sys.argv[1], "r") as io:
     file = io.read()
     subject = {key: str(value) for key, value in file.subject.fields.items()}
     more = {name: getattr(file, name) for name in ("lab", "institution", "session_id", "notes", "identifier")}
+    series = [*file.processing["behavior"].data_interfaces.values(), file.processing["ophys"]["Fluorescence"]["plane0"]]
+    rates = {each.name: each.rate for each in series if getattr(each, "data", None) is not None}
     places = [plane.location for plane in file.imaging_planes.values()]
-    print(json.dumps({"subject": subject, "start": str(file.session_start_time), "places": places, **more}))
+    more |= {"subject": subject, "start": str(file.session_start_time)}
+    print(json.dumps({"places": places, "rates": rates, **more}))
 """
 
 
@@ -108,6 +111,8 @@ def test_the_subject_and_the_session_are_those_of_the_descriptions(tmp_path: Pat
     assert read["start"] == "2025-08-26 18:30:15.123456+00:00"
     assert (read["session_id"], read["notes"], read["institution"]) == (SESSION, "Ran well.", "Example University")
     assert read["places"] == ["CA1", "CA1"]
+    assert read["rates"]["running_speed"] == 20.0  # a regular clock
+    assert read["rates"]["plane0"] is None  # the mesoscope's is not
     expected = {"subject_id": "305", "species": "Mus musculus", "sex": "F", "genotype": "WT"}
     expected |= {"age": "P237D", "weight": "0.0214 kg", "date_of_birth": "2025-01-01 00:00:00.000001+00:00"}
     assert {key: read["subject"][key] for key in expected} == expected

@@ -10,12 +10,12 @@ import pytest
 
 from jobs import forging_behavior as behavior
 from jobs.forging_frames import VolumeClock
-from jobs.forging_settings import ForgingSettings
 from jobs.forging_sources import collect
 from jobs.forging_table import cells, session_table
 from tests.forging_session import LICK, RUN, VOLUMES, plant, plant_plane
 from trackers.errors import BadInputError, SessionDataError
-from trackers.layout import ProjectPaths, SessionPaths, Volumes
+from trackers.forging_settings import ForgingSettings
+from trackers.layout import SessionPaths
 
 START = 1_756_233_015_000_000
 
@@ -159,16 +159,12 @@ def test_a_plane_whose_files_do_not_go_together_is_refused(paths: SessionPaths) 
         collect(paths)
 
 
-def test_without_a_species_the_refusal_names_the_file_to_write(tmp_path: Path) -> None:
-    project = ProjectPaths(Volumes(tmp_path, tmp_path), "P")
-    with pytest.raises(BadInputError, match=f"{tmp_path}/P/settings/forging.yaml, e.g. `species: Mus musculus`"):
-        ForgingSettings.of_project(project, {})
-    (tmp_path / "P/settings").mkdir(parents=True)
-    (tmp_path / "P/settings/forging.yaml").write_text("species: Mus musculus\nlab: a lab\n")
-    assert ForgingSettings.of_project(project, {"lab": "another"}) == ForgingSettings("Mus musculus", "another")
+def test_without_a_species_the_refusal_names_the_file_to_write() -> None:
+    with pytest.raises(BadInputError, match=r"Write it to /data/P/settings/forging.yaml, e.g. `species: Mus musculus`"):
+        ForgingSettings.from_json({}, "/data/P/settings/forging.yaml")
 
 
 @pytest.mark.parametrize("settings", [{"species": "mouse"}, {"species": "Mus musculus", "colour": "blue"}])
-def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, str]) -> None:
     with pytest.raises(BadInputError, match=r"mouse|colour"):
-        ForgingSettings.from_json(settings, tmp_path)
+        ForgingSettings.from_json(settings, "forging.yaml")

@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from enum import StrEnum
 from typing import Any, Self
 
-from jobs.forging_frames import UnclearFrames
 from trackers.errors import BadInputError
-from trackers.files import load_yaml
-from trackers.layout import ProjectPaths
 
 _SPECIES = re.compile(r"[A-Z][a-z]+ [a-z]+( [a-z]+)?|http://purl\.obolibrary\.org/obo/NCBITaxon_\d+", re.ASCII)
+
+
+class UnclearFrames(StrEnum):
+    """What to do where it is not clear which pulse goes with which frame."""
+
+    REFUSE = "refuse"
+    FROM_START = "from start"
+    FROM_END = "from end"
+    ONE_TO_ONE = "one to one"
 
 
 @dataclass(frozen=True)
@@ -40,18 +46,7 @@ class ForgingSettings:
     unclear_frames: UnclearFrames = UnclearFrames.REFUSE
 
     @classmethod
-    def of_project(cls, project: ProjectPaths, given: Mapping[str, Any]) -> Self:
-        """Return a project's settings, from `settings/forging.yaml` beside its manifest; what was given comes before.
-
-        Raises:
-            BadInputError: see `from_json`.
-        """
-        path = project.directory / "settings" / "forging.yaml"
-        written = load_yaml(path, "Correct it.") if path.exists() else {}
-        return cls.from_json({**written, **given}, path)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], where: Path) -> Self:
+    def from_json(cls, data: Mapping[str, Any], where: str) -> Self:
         """Read and check settings; `where` is the file to write them to.
 
         Raises:
