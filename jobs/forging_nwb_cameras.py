@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,6 @@ from pynwb.device import Device
 
 from jobs.forging_nwb_behavior import compressed, times
 from jobs.forging_sources import Camera, Sources
-from trackers.errors import SessionDataError
 
 _LIKELIHOOD = "_likelihood"
 
@@ -39,8 +38,20 @@ def add(file: NWBFile, sources: Sources) -> None:
 
 
 def body_parts(pose: pl.DataFrame) -> list[str]:
-    """Return the body parts of a table of poses."""
+    """Return the body parts of a table of poses, each with a likelihood."""
     return [name.removesuffix(_LIKELIHOOD) for name in pose.columns if name.endswith(_LIKELIHOOD)]
+
+
+def positions(pose: pl.DataFrame) -> Iterator[tuple[str, str, str, str]]:
+    """Give every position in a table of poses, filtered ones too: its name, its columns x and y, and the likelihood."""
+    for part in body_parts(pose):
+        for name, x, y in (
+            (part, f"{part}_x", f"{part}_y"),
+            (f"{part}_filtered", f"{part}_filtered_x", f"{part}_filtered_y"),
+            (f"{part}_filtered", f"{part}_x_filtered", f"{part}_y_filtered"),
+        ):
+            if x in pose.columns:
+                yield name, x, y, f"{part}{_LIKELIHOOD}"
 
 
 def _clock(module: ProcessingModule, camera: Camera, sources: Sources) -> None:
@@ -74,7 +85,7 @@ def _motion(module: ProcessingModule, camera: Camera, sources: Sources) -> None:
                     comments=f"{source}: {', '.join(columns)}",
                     data=compressed(data[:, 0] if name == "motion_energy" else data),
                     unit="a.u.",
-                    **times(_times(motion, source), sources.start_us),
+                    **times(motion["time_us"].to_numpy(), sources.start_us),
                 )
             )
 
@@ -85,17 +96,17 @@ def _pose(camera: Camera, skeleton: Skeleton, device: Device, sources: Sources) 
     source = f"camera_data/{camera.name}_camera_pose"
     series = [
         PoseEstimationSeries(
-            name=part,
-            description=f"Position of {part} in the image: x, y.",
-            comments=f"{source}: {part}_x, {part}_y, {part}{_LIKELIHOOD}",
-            data=compressed(pose.select(f"{part}_x", f"{part}_y").to_numpy()),
+            name=name,
+            description=f"Position of {name} in the image: x, y.",
+            comments=f"{source}: {x}, {y}, {likelihood}",
+            data=compressed(pose.select(x, y).to_numpy()),
             unit="pixels",
             reference_frame="(0, 0) is the image's upper left corner.",
-            confidence=compressed(pose[f"{part}{_LIKELIHOOD}"].to_numpy()),
+            confidence=compressed(pose[likelihood].to_numpy()),
             confidence_definition="DeepLabCut's likelihood.",
-            **times(_times(pose, source), sources.start_us),
+            **times(pose["time_us"].to_numpy(), sources.start_us),
         )
-        for part in body_parts(pose)
+        for name, x, y, likelihood in positions(pose)
     ]
     return PoseEstimation(
         name=f"{camera.name}_camera_pose",
@@ -106,11 +117,3 @@ def _pose(camera: Camera, skeleton: Skeleton, device: Device, sources: Sources) 
         skeleton=skeleton,
         **{key: str(camera.about[key]) for key in ("scorer",) if camera.about.get(key)},
     )
-
-
-def _times(table: pl.DataFrame, source: str) -> Any:
-    if table["time_us"].null_count():
-        raise SessionDataError(
-            f"{source} has frames without a time. Nothing was written. Run behavior, then video, again."
-        )
-    return table["time_us"].cast(pl.Int64).to_numpy()

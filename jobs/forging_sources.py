@@ -192,7 +192,7 @@ def _table(path: Path) -> pl.DataFrame | None:
 def _cameras(folder: Path, missing: list[str]) -> Iterator[Camera]:
     for name in CAMERAS:
         clock = _table(folder / f"{name}_camera_timestamps.feather")
-        motion, pose = (_table(folder / f"{name}_camera_{kind}.feather") for kind in ("motion", "pose"))
+        motion, pose = (_timed(folder / f"{name}_camera_{kind}.feather", missing) for kind in ("motion", "pose"))
         if clock is None or clock.is_empty():
             missing.append(f"camera_data/{name}_camera_timestamps is not there or has no rows")
             continue
@@ -206,6 +206,16 @@ def _cameras(folder: Path, missing: list[str]) -> Iterator[Camera]:
             pose,
             json.loads(about.read_bytes()) if about.exists() else {},
         )
+
+
+def _timed(path: Path, missing: list[str]) -> pl.DataFrame | None:
+    """Return what video processing found in each frame; without a time it belongs nowhere."""
+    table = _table(path)
+    if table is None:
+        return None
+    if without := table["time_us"].null_count():
+        missing.append(f"camera_data/{path.stem}: {without} frames have no time, and are left out")
+    return table.filter(pl.col("time_us").is_not_null()).with_columns(pl.col("time_us").cast(pl.Int64))
 
 
 def _planes(folder: Path) -> Iterator[Plane]:

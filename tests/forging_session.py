@@ -107,7 +107,19 @@ def plant_cameras(folder: Path, rng: Any) -> None:
     """Write motion of the face camera and pose of the left one; the right one has neither."""
     for camera, columns in (
         ("face", ("motion_energy", "component_1", "component_2")),
-        ("left", ("nose_x", "nose_y", "nose_likelihood", "tail_x", "tail_y", "tail_likelihood")),
+        (
+            "left",
+            (
+                "nose_x",
+                "nose_y",
+                "nose_likelihood",
+                "tail_x",
+                "tail_y",
+                "tail_likelihood",
+                "tail_x_filtered",
+                "tail_y_filtered",
+            ),
+        ),
     ):
         times = pl.read_ipc(folder / f"{camera}_camera_timestamps.feather")["frame_time_us"]
         values = {name: rng.random(len(times)) for name in columns}

@@ -139,6 +139,16 @@ def test_what_is_not_there_is_listed(paths: SessionPaths) -> None:
     assert "licks" not in session_table(sources, clock(paths)).columns
 
 
+def test_camera_frames_without_a_time_are_left_out_and_listed(paths: SessionPaths) -> None:
+    path = paths.processed_data / "camera_data/face_camera_motion.feather"
+    motion = pl.read_ipc(path)
+    late = pl.when(pl.col("frame") < len(motion) - 2).then(pl.col("time_us"))
+    motion.with_columns(time_us=late).write_ipc(path)
+    sources = collect(paths)
+    assert "camera_data/face_camera_motion: 2 frames have no time, and are left out" in sources.missing
+    assert session_table(sources, clock(paths))["face_motion_energy"].count()
+
+
 def test_an_archived_session_is_read_from_its_archive(paths: SessionPaths) -> None:
     before = collect(paths)
     paths.processed_data.rename(paths.archived_data)
