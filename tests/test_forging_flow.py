@@ -102,6 +102,7 @@ def test_what_must_be_done_before_is_said_of_every_session(forge: Forge) -> None
     assert not (forge.dataset / "index.feather").exists()
 
 
+@pytest.mark.slow
 def test_a_required_pass_of_quality_control_is_asked_of_every_session(forge: Forge) -> None:
     named = ("--sessions", f"305/{SESSION}", f"305/{SECOND}", "--require-qc")
     code, said = forge(*named)
@@ -132,6 +133,7 @@ def test_without_a_species_nothing_is_done_and_the_file_to_write_is_named(forge:
     assert code == 0, said
 
 
+@pytest.mark.slow
 def test_an_archived_session_is_forged_from_its_archive(forge: Forge) -> None:
     shutil.move(forge.training.processed_data, forge.training.archived_data)
     shutil.rmtree(forge.training.source_data)
