@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_run(commands)
+    _add_forge(commands)
     _add_status(commands)
     _add_lock(commands)
     _add_tracker(commands)
@@ -191,6 +192,35 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     process.add_argument("--archive", action="store_true", help="archive the results at the end")
     run.set_defaults(carry_out="flows.cli_run:run")
     process.set_defaults(carry_out="flows.cli_run:process")
+
+
+def _add_forge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    where = "learning --project P --storage /data"
+    examples = [
+        f"forge {where} --species 'Mus musculus'",
+        f"forge {where} --animals 305 --require-qc",
+        f"forge {where} --sessions 305/2025-08-26-18-30-15-123456",
+    ]
+    command = _command(commands, "forge", "forge sessions into a dataset of NWB files and tables", examples)
+    command.add_argument("dataset", metavar="DATASET")
+    _add_roots(command)
+    command.add_argument("--project", required=True)
+    command.add_argument(
+        "--sessions", nargs="+", metavar="ANIMAL/SESSION", help="these (default: all that can be forged)"
+    )
+    command.add_argument("--animals", nargs="+", metavar="ANIMAL", help="of all sessions, those of these animals only")
+    command.add_argument("--species", default="", help="of the animals, in Latin (default: the project's settings)")
+    command.add_argument(
+        "--unclear-frames",
+        default="refuse",
+        choices=("refuse", "from start", "from end", "one to one"),
+        help="what it means where the mesoscope's pulses and its frames do not go together",
+    )
+    command.add_argument("--require-qc", action="store_true", help="refuse sessions that quality control did not pass")
+    command.add_argument("--reprocess", action="store_true", help="run also where it has succeeded before")
+    command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
+    command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
+    command.set_defaults(carry_out="flows.cli_run:forge")
 
 
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

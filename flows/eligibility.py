@@ -40,8 +40,9 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
         return ""
     if status(ProcessingPipelines.CHECKSUM, facts) != "succeeded":
         return "its integrity has not been verified: run checksum first"
-    # an archiving that was interrupted at its end has no source data any more, and has only to be finished
-    moved = pipeline is ProcessingPipelines.ARCHIVING and facts["archived"]
+    # an archiving that was interrupted at its end has no source data any more, and has only to be finished; forging
+    # takes results from the archive as well
+    moved = pipeline in (ProcessingPipelines.ARCHIVING, ProcessingPipelines.FORGING) and facts["archived"]
     if pipeline in NEEDS_PREPARATION and not prepared(facts) and not moved:
         return "it is not prepared: run preparation first"
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
