@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
 from tasks.client import Client, connected
 from tasks.jobs import end_jobs
 from tasks.lease import Lease, give_back, take_lock
@@ -290,3 +292,48 @@ def test_result_and_state_of_a_dataset_lie_beside_it(root: Path) -> None:
     record = json.loads((folder / "results/MULTIDAY.json").read_bytes())
     assert (record["target"], record["settings"]) == ("Project/learning/305", WISH["MULTIDAY"])
     assert (folder / "multiday_processing_tracker.yaml").exists()
+
+
+def command(root: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Run the command on the lab's volumes; return its exit code and all that it printed."""
+    roots = ("--storage", str(root / "storage"), "--working", str(root / "working"))
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *roots, "--datasets", str(root / "datasets")])
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out + printed.err
+
+
+def test_people_see_cancel_and_free_a_dataset_by_its_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def leave(client: Client) -> None:
+        await submit(await take(client, who()))
+
+    run(root, leave)
+    name, session = "Project/learning/305", f"Project/305/{NAMES[1]}"
+    shown = command(root, capsys, "lock", "show", name)[1]
+    assert f"{name} is locked by manager" in shown
+    assert "multiday/0001 discover" in shown
+    assert f"{name}: dataset, multiday" in command(root, capsys, "status", "Project")[1]
+    assert "multiday/0001 open" in command(root, capsys, "status", "--why", name)[1]
+    code, words = command(root, capsys, "cancel", session, "--yes")
+    assert code == 1
+    assert f"held for the dataset {name}, whose jobs are ended with: sessionflow cancel {name}" in words
+    code, words = command(root, capsys, "lock", "release", name, "--yes")
+    assert (code, "jobs that still run or wait" in words) == (3, True)
+    assert "Ended: multiday/0001" in command(root, capsys, "cancel", name, "--yes")[1]
+    for target in (name, f"Project/305/{NAMES[0]}", session, f"Project/305/{NAMES[2]}"):
+        assert "Released" in command(root, capsys, "lock", "release", target, "--yes")[1]
+    assert command(root, capsys, "lock", "show", "Project/learnign/305")[0] == 2
+
+
+def test_a_corrupt_tracker_of_a_dataset_is_reset_by_the_command_that_the_error_gives(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = root / "datasets" / "Project" / "learning" / "305" / "multiday_processing_tracker.yaml"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text("nonsense")
+    shown = command(root, capsys, "tracker", "show", "Project/learning/305", "multiday")[1]
+    words = shlex.split(shown[shown.index("sessionflow tracker reset") :].splitlines()[0])[1:5]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--yes"])
+    assert not ended.value.code
+    assert "has not run" in command(root, capsys, "tracker", "show", "Project/learning/305", "multiday")[1]
