@@ -12,6 +12,7 @@ from trackers.errors import BadInputError
 from trackers.layout import SessionPaths, Volumes
 from trackers.names import ProcessingPipelines
 from trackers.settings import DEFAULT, THIS_RUN, Known, Setting, resolve, settings_files
+from trackers.suite2p_settings import SUITE2P
 
 KNOWN = {
     "tau": Known(1.0, (float,)),
@@ -88,3 +89,21 @@ def test_what_is_wrong_is_said_with_file_and_line(paths: SessionPaths, text: str
 def test_a_wrong_override_is_refused_like_a_wrong_file(paths: SessionPaths) -> None:
     with pytest.raises(BadInputError, match=r"this run: there is no setting 'tua'.*tau"):
         resolved(paths, tua=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("detection.sparsery_settings.spatial_scale", 5, "at most 4"),
+        ("tau", -0.1, "at least 0"),
+        ("fs", float("nan"), "at least 0.01"),
+        ("detection.algorithm", "watershed", "must be one of 'sparsery', 'sourcery', 'cellpose'"),
+    ],
+)
+def test_suite2ps_own_limits_hold(paths: SessionPaths, name: str, value: Any, words: str) -> None:
+    with pytest.raises(BadInputError, match=words):
+        resolve(paths, ProcessingPipelines.SUITE2P, SUITE2P, {name: value})
+
+
+def test_suite2ps_own_defaults_are_allowed() -> None:
+    assert {name: known.problem(known.default) for name, known in SUITE2P.items() if known.problem(known.default)} == {}

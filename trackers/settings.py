@@ -28,11 +28,14 @@ class Known:
         default: its value where nobody says otherwise.
         types: what its value may be; a whole number also counts as a float, never as a bool.
         choices: the only values allowed; empty: all of these types.
+        minimum, maximum: of a number, both allowed.
     """
 
     default: Any
     types: tuple[type, ...]
     choices: tuple[Any, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
 
     def problem(self, value: Any) -> str:
         """Say why a value is not allowed; empty where it is."""
@@ -41,6 +44,10 @@ class Known:
         taken = (*self.types, int) if float in self.types else self.types
         if not isinstance(value, taken) or (isinstance(value, bool) and bool not in self.types):
             return f"must be {' or '.join('null' if t is type(None) else t.__name__ for t in self.types)}"
+        if isinstance(value, int | float) and self.minimum is not None and not value >= self.minimum:  # nan is neither
+            return f"must be at least {self.minimum:g}"
+        if isinstance(value, int | float) and self.maximum is not None and not value <= self.maximum:
+            return f"must be at most {self.maximum:g}"
         return ""
 
 
