@@ -29,7 +29,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Physics:
-    """How cells and noise look: radius (px), hollow centre (0 to 1), neuropil, noise (counts), motion (px), decay (s)."""
+    """Cells and noise: radius (px), hollow centre (0 to 1), neuropil, noise (counts), motion (px), decay (s)."""
 
     radius: float
     hollow: float
@@ -80,7 +80,7 @@ def write_imaging(directory: Path, size: Size, physics: Physics, animal_seed: in
             stop = min(start + FRAMES_AT_ONCE, size.volumes)
             for frame in _frames(size, physics, rng, plane, masks, traces[:, start:stop], motion[:, :, start:stop]):
                 file.write(frame, contiguous=True)
-    ops = {"mesoscan": True, "fs": size.rate, "nplanes": size.planes, "nrois": 1}
+    ops: dict[str, Any] = {"mesoscan": True, "fs": size.rate, "nplanes": size.planes, "nrois": 1}
     ops |= {"lines": [list(range(size.pixels))], "dy": [0], "dx": [0]}
     (directory / "ops.json").write_text(json.dumps(ops))
     return truth
