@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SERVER_VARIABLE = "SESSIONFLOW_SERVER"
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
-RUNNABLE = ("checksum", "preparation", "behavior", "archiving", "manifest")
+RUNNABLE = ("checksum", "preparation", "behavior", "suite2p", "archiving", "manifest")
 EXIT_CODES = "exit codes: 0 success, 1 a pipeline failed, 2 bad input, 3 somebody else is working on it"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 SESSION_HELP = "PROJECT/ANIMAL/SESSION under --storage, or the path of the session's folder"
