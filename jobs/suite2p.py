@@ -1,4 +1,4 @@
-"""Process a mesoscope recording with suite2p: `python -P -m jobs.suite2p --stage binarize …`, then plane, then combine."""
+"""Process a mesoscope recording with suite2p: `python -P -m jobs.suite2p --stage binarize …`."""
 
 from __future__ import annotations
 
