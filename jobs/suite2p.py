@@ -89,11 +89,30 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
     for name in earlier:
         (folder / f"{name}.npy").unlink(missing_ok=True)
     np.save(folder / "settings.npy", settings)  # type: ignore[arg-type]
-    run_plane(db=db, settings=settings, db_path=str(folder / "db.npy"))
+    try:
+        run_plane(db=db, settings=settings, db_path=str(folder / "db.npy"))
+    except ValueError as error:
+        if "no ROIs were found" not in str(error):
+            raise
+        _without_cells(folder, db)
     (folder / "data_raw.bin").unlink(missing_ok=True)
     stat = folder / "stat.npy"
     cells = len(np.load(stat, allow_pickle=True)) if stat.exists() else 0
     return [] if cells else [f"plane {number}: no cells were found"]
+
+
+def _without_cells(folder: Path, db: dict[str, Any]) -> None:
+    """Write what suite2p leaves out where it finds nothing: tables of no rows, so that planes can be combined."""
+    import numpy as np
+
+    registered = np.load(folder / "reg_outputs.npy", allow_pickle=True).item()
+    (top, bottom), (left, right) = registered["yrange"], registered["xrange"]
+    empty = np.zeros((bottom - top, right - left), np.float32)
+    np.save(folder / "detect_outputs.npy", {"Vcorr": empty, "max_proj": empty})  # type: ignore[arg-type]
+    np.save(folder / "stat.npy", np.zeros(0, object))
+    np.save(folder / "iscell.npy", np.zeros((0, 2)))
+    for name in ("F", "Fneu", "spks"):
+        np.save(folder / f"{name}.npy", np.zeros((0, db["nframes"]), np.float32))
 
 
 def combine(output: Path) -> list[str]:
