@@ -8,7 +8,7 @@ from typing import Any
 from flows.pipeline import pipeline, pipeline_flow
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport
-from trackers.errors import BadInputError, SessionDataError
+from trackers.errors import BadInputError
 from trackers.graph import Job, Resources, Stage
 from trackers.names import ProcessingPipelines
 
@@ -56,8 +56,6 @@ async def suite2p(
     ) as run:
         if run.skipped is not None:
             return run.skipped
-        if problem := run.facts["recording_problem"]:
-            raise SessionDataError(problem)
         words = ("--settings", json.dumps(settings or {}, sort_keys=True))
 
         def job(name: str, resources: Resources, stage: str, *more: str) -> Job:

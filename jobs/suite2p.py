@@ -65,7 +65,7 @@ def binarize(paths: SessionPaths, output: Path, settings: dict[str, Any]) -> lis
         Path(each["reg_file"]).unlink(missing_ok=True)
     files = [Path(each["raw_file"]).open("wb") for each in dbs]  # noqa: SIM115 - tiff_to_binary closes them
     dbs = io.tiff_to_binary(dbs, settings, files, None)
-    np.save(output / "db.npy", db)  # type: ignore[arg-type]  # numpy pickles it
+    np.save(output / "db.npy", db)
     np.save(output / "settings.npy", settings)  # type: ignore[arg-type]
     rest = frames % form.nplanes
     return [f"the last volume is incomplete: {rest} of {form.nplanes} planes have one frame more"] if rest else []
