@@ -39,9 +39,7 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     moved = pipeline is ProcessingPipelines.ARCHIVING and facts["archived"]
     if pipeline in NEEDS_PREPARATION and not prepared(facts) and not moved:
         return "it is not prepared: run preparation first"
-    if pipeline is ProcessingPipelines.SUITE2P:
-        return str(facts.get("recording_problem", "")).rstrip(".")
-    return ""
+    return str(facts.get("recording_problem", "")).rstrip(".") if pipeline is ProcessingPipelines.SUITE2P else ""
 
 
 def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
