@@ -13,6 +13,7 @@ from flows.checksum import checksum
 from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle, refusal
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
+from flows.suite2p import suite2p
 from flows.volumes import on_volume
 from tasks.artifacts import board
 from tasks.compute_server import ComputeServer
@@ -28,6 +29,7 @@ FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
     ProcessingPipelines.CHECKSUM: checksum,
     ProcessingPipelines.PREPARATION: preparation,
     ProcessingPipelines.BEHAVIOR: behavior,
+    ProcessingPipelines.SUITE2P: suite2p,
     ProcessingPipelines.ARCHIVING: archiving,
 }
 

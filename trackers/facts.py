@@ -12,7 +12,8 @@ from typing import Any
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.exclusions import exclusion_words, include_command
 from trackers.layout import SessionPaths
-from trackers.names import ProcessingPipelines, validate_name, validate_session_name
+from trackers.mesoscope import read_mesoscope
+from trackers.names import ProcessingPipelines, SessionTypes, validate_name, validate_session_name
 from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
@@ -59,11 +60,24 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "prepared": _filled(paths.source_data),
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
         "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
+        **_recording(paths, data.session_type),
         "lock": lock_facts(target),
         "excluded": (words := exclusion_words(paths)),
         "include": include_command(paths) if words else "",
         "quality_objection": quality_objection(paths),
     }
+
+
+def _recording(paths: SessionPaths, session_type: SessionTypes) -> dict[str, Any]:
+    """Return how many planes the mesoscope recorded, or in words why that cannot be said."""
+    if session_type is not SessionTypes.MESOSCOPE_EXPERIMENT or not _filled(paths.source_data):
+        return {"planes": 0, "recording_problem": ""}
+    try:
+        return {"planes": read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json").planes} | {
+            "recording_problem": ""
+        }
+    except SessionflowError as error:
+        return {"planes": 0, "recording_problem": str(error)}
 
 
 def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, Any]:
