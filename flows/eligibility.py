@@ -45,8 +45,13 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     moved = pipeline in (ProcessingPipelines.ARCHIVING, ProcessingPipelines.FORGING) and facts["archived"]
     if pipeline in NEEDS_PREPARATION and not prepared(facts) and not moved:
         return "it is not prepared: run preparation first"
-    if pipeline is ProcessingPipelines.SUITE2P and (problem := facts.get("recording_problem")):
-        return str(problem).rstrip(".")
+    return _wrong_with_inputs(pipeline, facts)
+
+
+def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say what a pipeline lacks of the recording or of other pipelines' results."""
+    if pipeline is ProcessingPipelines.SUITE2P:
+        return str(facts.get("recording_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
     missing = [p.name.lower() for p in needed if status(p, facts) != "succeeded"]
     return f"run {', '.join(missing)} first" if missing else ""
