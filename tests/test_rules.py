@@ -78,10 +78,14 @@ def test_a_record_waits_for_a_scheduler_that_still_runs_it_up_to_a_deadline(stat
     assert judge(ExitRecord(0), seen(state), EXIT_RECORD_DEADLINE_SECONDS).state is JobState.COMPLETED
 
 
-@pytest.mark.parametrize("state", TERMINAL_STATES)
+@pytest.mark.parametrize("state", [state for state in TERMINAL_STATES if state is not JobState.COMPLETED])
 def test_without_a_record_a_terminal_job_has_ended_after_a_grace(state: JobState) -> None:
     assert judge(None, seen(state), RECORD_GRACE_SECONDS - 1).state is JobState.COMPLETING
     assert judge(None, seen(state), RECORD_GRACE_SECONDS).state is state
+
+
+def test_a_success_in_the_scheduler_needs_no_record_for_the_script_writes_it_before() -> None:
+    assert judge(None, seen(JobState.COMPLETED), 0).state is JobState.COMPLETED
 
 
 @pytest.mark.parametrize("state", [JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.PLANNED])

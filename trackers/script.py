@@ -14,10 +14,12 @@ from trackers.submission import REVOKED, AttemptFiles
 
 TERM_GRACE_SECONDS = 5  # between TERM and KILL; a cancel is to be over within 10 s
 PREDECESSOR_SECONDS = 90  # a network file system may show another node's records late
+ASKING_SECONDS = 6  # for Slurm's word on a job whose record is not seen: it may take a moment to say COMPLETED
 
 # The claim lets one copy of an attempt run its command: a submission that was thought lost may still land later.
 # The look at the jobs before it guards against a controller that has forgotten them: to Slurm, a dependency on a job
-# that it no longer knows is fulfilled. The command gets a process group of its own, so that TERM reaches all of it, and
+# that it no longer knows is fulfilled. A record that a network file system shows late is not waited for where Slurm
+# remembers that the job succeeded. The command gets a process group of its own, so that TERM reaches all of it, and
 # KILL what is left of it; a program that has left the group is found by the key in its environment.
 _SCRIPT = """\
 #!/bin/bash
@@ -47,8 +49,17 @@ succeeded() {{
   done
   return 1
 }}
+slurm_says_so() {{
+  local folder
+  for folder in ../../"$1"/*; do
+    [ -s "$folder/scheduler_id" ] || continue
+    [ "$(squeue --noheader --states=all --jobs="$(< "$folder/scheduler_id")" --format="%T %j" 2>/dev/null)" = \
+      "COMPLETED {submission}-$1-${{folder##*/}}" ] && return 0
+  done
+  return 1
+}}
 for earlier in {earlier}; do
-  until succeeded "$earlier"; do
+  until succeeded "$earlier" || {{ [ "$SECONDS" -lt {asking} ] && slurm_says_so "$earlier"; }}; do
     [ "$SECONDS" -lt {patience} ] || leave 114 "$earlier, which comes before, has not succeeded"
     sleep 2
   done
@@ -124,6 +135,8 @@ def job_script(
         revoked=REVOKED,
         earlier=" ".join(earlier),  # job names need no quotes
         patience=PREDECESSOR_SECONDS,
+        asking=ASKING_SECONDS,
+        submission=key.rsplit(f"-{job.name}-", 1)[0],
         grace_tenths=TERM_GRACE_SECONDS * 10,
         working_directory=shlex.quote(job.working_directory or str(files.directory)),
         report=shlex.quote(str(files.report)),

@@ -136,7 +136,13 @@ def judge(
             return Verdict(*_by_record(record, seen, sighting.reason))
         return Verdict(JobState.COMPLETING)
     if seen is not None:
-        too_early = seen.ended and waited_seconds < grace_seconds and not sighting.never_began
+        # a script ends with success only after its record, wherever that is seen later; any other end may precede it
+        too_early = (
+            seen.ended
+            and seen is not JobState.COMPLETED
+            and waited_seconds < grace_seconds
+            and not sighting.never_began
+        )
         return Verdict(JobState.COMPLETING if too_early else seen, sighting.reason)
     if waited_seconds < LOST_DEADLINE_SECONDS:
         return Verdict(None, sighting.reason, ask_accounting=True)

@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
+from trackers.attempts import closed, judged, seconds_since, tracker_state, with_handover, with_retries, with_usage
 from trackers.commands import NAME_VARIABLE
 from trackers.environments import require
 from trackers.errors import FileSystemError, NotYetError, SessionLockedError, SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
-from trackers.graph import Graph, Job
+from trackers.graph import PYTHON, Graph, Job
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
 from trackers.results import own_version, raw_data_checksum, write_result
@@ -22,6 +22,7 @@ from trackers.submission import AttemptFiles, Submission, Usage, digest_of, new_
 from trackers.targets import PROJECT_PIPELINES, Target
 from trackers.tracker import reset_command
 
+REPORT_SECONDS = 90.0  # a network file system may show a job's report late
 KEPT_PROJECT_SUBMISSIONS = 20  # a project's manifest is made after every run on every session
 _COUNTERPART = {
     ProcessingPipelines.PREPARATION: ProcessingPipelines.ARCHIVING,
@@ -170,6 +171,7 @@ class Work:
                 raise SubmissionError(f"{submission.name} cannot be closed: {', '.join(running)} still run or wait.")
             submission = with_usage(closed(submission), usage, self._own_usage(submission))
             if submission.status == "succeeded":
+                self._await_reports(submission)
                 write_result(self.target, submission, self.folder, facts)
             self.folder.save(submission)
             self._after_closing(submission, keep_logs=keep_logs)
@@ -329,6 +331,22 @@ class Work:
                 "away from the scheduler. Nothing was changed. Ask again when it answers."
             )
         return scheduler.usage(submission)
+
+    def _await_reports(self, submission: Submission) -> None:
+        """See that the reports of our programs, which come before their exit records, can be read.
+
+        Raises:
+            NotYetError: a file system that shows another node's files late does not show them yet.
+        """
+        for job in submission.graph.jobs():
+            last = submission.last(job.name)
+            files = self.folder.attempt_files(submission, job.name, last.number)
+            unseen = PYTHON in job.command and not any(files.directory.glob("exit.*"))
+            if unseen and seconds_since(last.ended) < REPORT_SECONDS:
+                raise NotYetError(
+                    f"{submission.name} cannot be closed yet: {job.name} has succeeded, and its report in "
+                    f"{files.directory} is not seen here yet. Nothing was changed; it is looked for again."
+                )
 
     def _may_be_handed_over(self, submission: Submission, job: str) -> bool:
         """Whether the scheduler has a job, or may have it although its answer was lost."""
