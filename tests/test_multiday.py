@@ -38,7 +38,7 @@ def cells_of(days: list[Day]) -> list[list[int]]:
 
 @pytest.mark.parametrize("physics", ["A", "B"])
 def test_planted_cells_are_tracked_over_five_days_and_none_is_confused(physics: str) -> None:
-    days = plant(3, 5, size=128, cells=20, physics=physics)
+    days = plant(11, 5, size=128, cells=20, physics=physics)
     found = score(days, cells_of(days))
     assert found["detected"] > 3
     assert found["tracked"] >= 0.95 * found["detected"]
