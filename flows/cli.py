@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_run(commands)
+    _add_forge(commands)
     _add_status(commands)
     _add_lock(commands)
     _add_tracker(commands)
@@ -193,6 +194,35 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     process.set_defaults(carry_out="flows.cli_run:process")
 
 
+def _add_forge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    where = "learning --project P --storage /data"
+    examples = [
+        f"forge {where} --species 'Mus musculus'",
+        f"forge {where} --animals 305 --require-qc",
+        f"forge {where} --sessions 305/2025-08-26-18-30-15-123456",
+    ]
+    command = _command(commands, "forge", "forge sessions into a dataset of NWB files and tables", examples)
+    command.add_argument("dataset", metavar="DATASET")
+    _add_roots(command)
+    command.add_argument("--project", required=True)
+    command.add_argument(
+        "--sessions", nargs="+", metavar="ANIMAL/SESSION", help="these (default: all that can be forged)"
+    )
+    command.add_argument("--animals", nargs="+", metavar="ANIMAL", help="of all sessions, those of these animals only")
+    command.add_argument("--species", default="", help="of the animals, in Latin (default: the project's settings)")
+    command.add_argument(
+        "--unclear-frames",
+        default="refuse",
+        choices=("refuse", "from start", "from end", "one to one"),
+        help="what it means where the mesoscope's pulses and its frames do not go together",
+    )
+    command.add_argument("--require-qc", action="store_true", help="refuse sessions that quality control did not pass")
+    command.add_argument("--reprocess", action="store_true", help="run also where it has succeeded before")
+    command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
+    command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
+    command.set_defaults(carry_out="flows.cli_run:forge")
+
+
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     examples = [
         "status P --storage /data",
@@ -269,7 +299,15 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     remove = action("remove", "forget a server; on the server nothing changes", "remove lab --yes")
     remove.add_argument("--yes", action="store_true", help="do not ask")
     action("check", "walk the whole way to a server and say what is not as it should be", "check lab", "check local")
-    _add_server_install(action("install", "bring the server side to this version", "install lab"))
+    _add_server_install(
+        action(
+            "install",
+            "bring the server side, or the environments of this computer, to this version",
+            "install lab",
+            "install lab --with suite2p,video,forging",
+            "install local --with suite2p",
+        )
+    )
     action("login", "log in once where the site asks for one-time passwords", "login lab")
     action("logout", "end the connection that `login` keeps", "logout lab")
 
@@ -279,8 +317,8 @@ def _add_server_install(install: argparse.ArgumentParser) -> None:
         "--with",
         dest="environments",
         metavar="NAME,…",
-        default="manifest,behavior",
-        help="the environments beside the server side's own (default: %(default)s)",
+        default=None,
+        help="the environments beside the server side's own (default: manifest, behavior, and those that are there)",
     )
     install.add_argument("--wheels", type=Path, metavar="FOLDER", help="take the wheels from here, without internet")
     install.add_argument("--python", default="", metavar="PATH", help="the interpreter there to build upon")

@@ -45,6 +45,21 @@ def process(arguments: argparse.Namespace) -> int:
     return 0 if report.succeeded else 1
 
 
+def forge(arguments: argparse.Namespace) -> int:
+    """Forge sessions into a dataset and print what became of it, with what is missing in it."""
+    ask(server_of(arguments), "tracker_show", project=arguments.project, pipeline="MANIFEST")
+    from flows.forging import forging
+
+    what = ("project", "dataset", "sessions", "animals", "species", "unclear_frames", "require_qc")
+    how = ("reprocess", "keep_job_logs", "requested_by")
+    options = {name: getattr(arguments, name) for name in (*what, *how)}
+    report = shown(lambda: forging(server=_server(arguments), **options))
+    print(report_table([report]))
+    for note in report.notes:
+        print(note)
+    return 0 if report.succeeded else 1
+
+
 def shown(work: Callable[[], Awaitable[R]]) -> R:
     """Run a flow with its progress in the terminal."""
     from tasks.jobs import OBSERVER

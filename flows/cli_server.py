@@ -84,10 +84,13 @@ def install_server(arguments: argparse.Namespace) -> int:
     """Bring the server side to this version."""
     from tasks.server_install import install
 
-    names = [name for name in arguments.environments.replace(" ", "").split(",") if name]
+    given = arguments.environments
+    names = None if given is None else [name for name in given.replace(" ", "").split(",") if name]
     hello = asyncio.run(
         install(
-            _server(arguments.name),
+            Server(name=arguments.name, storage_root="/")
+            if arguments.name == server_files.LOCAL
+            else _server(arguments.name),
             names,
             wheels=arguments.wheels,
             python=arguments.python,

@@ -9,7 +9,7 @@ from trackers.names import ProcessingPipelines, SessionTypes
 Facts = dict[str, Any]
 
 _ALL = frozenset(SessionTypes)
-_TYPES = {
+TYPES = {
     ProcessingPipelines.CHECKSUM: _ALL,
     ProcessingPipelines.PREPARATION: _ALL - {SessionTypes.WINDOW_CHECKING},
     ProcessingPipelines.BEHAVIOR: _ALL - {SessionTypes.WINDOW_CHECKING},
@@ -34,17 +34,18 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why a pipeline cannot run on a session as it is; empty where it can."""
     if reason := excluded(facts) or ("" if facts["complete"] else str(facts["completeness"])):
         return reason
-    if facts["session_type"] not in _TYPES[pipeline]:
+    if facts["session_type"] not in TYPES[pipeline]:
         return f"a {facts['session_type']} session has no {pipeline}"
     if pipeline is ProcessingPipelines.CHECKSUM:
         return ""
     if status(ProcessingPipelines.CHECKSUM, facts) != "succeeded":
         return "its integrity has not been verified: run checksum first"
-    # an archiving that was interrupted at its end has no source data any more, and has only to be finished
-    moved = pipeline is ProcessingPipelines.ARCHIVING and facts["archived"]
+    # an archiving that was interrupted at its end has no source data any more, and has only to be finished; forging
+    # takes results from the archive as well
+    moved = pipeline in (ProcessingPipelines.ARCHIVING, ProcessingPipelines.FORGING) and facts["archived"]
     if pipeline in NEEDS_PREPARATION and not prepared(facts) and not moved:
         return "it is not prepared: run preparation first"
-    needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in _TYPES[p])
+    needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
     missing = [p.name.lower() for p in needed if status(p, facts) != "succeeded"]
     return f"run {', '.join(missing)} first" if missing else ""
 

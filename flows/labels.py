@@ -1,19 +1,52 @@
-"""What a flow run leaves on itself for those who ask later: labels, which come with the run wherever it is asked for.
+"""What a flow run leaves on itself for those who ask later: tags to filter by, and labels, which programs read.
 
-A run's message is for people, and its result is kept nowhere; `flows.launch` reads these.
+A run's message is for people, and its result is kept nowhere; `flows.launch` reads the labels.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect.context import FlowRunContext
+from prefect import tags
+from prefect.context import FlowRunContext, TagsContext
 
 from flows.launch import CHECKSUM_LABEL, TIME
 from tasks.artifacts import board
 from tasks.reports import PipelineReport, SessionReport
 from trackers.names import ProcessingPipelines, ProcessingStatus
+
+TAGGED = ("project", "animal")  # parameters whose values are tags
+
+
+@contextlib.contextmanager
+def tagged(parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Give the flow run that begins in the block its project and animal as tags."""
+    with tags(*_tags(parameters)):
+        yield
+
+
+@contextlib.contextmanager
+def tagged_run() -> Iterator[None]:
+    """See that the present run has its tags, whoever started it, and keep them from its task runs.
+
+    Prefect asks for a place under a concurrency limit for every tag of every task run, each time a request.
+    """
+    context, present = FlowRunContext.get(), board()
+    if context is None or context.flow_run is None:
+        yield
+        return
+    own = _tags(context.parameters or {})
+    if own - set(context.flow_run.tags) and present is not None:  # started from the UI, by schedule or over the API
+        present.tag(sorted({*context.flow_run.tags, *own}))
+    with TagsContext(current_tags=TagsContext.get().current_tags - own):
+        yield
+
+
+def _tags(parameters: Mapping[str, Any]) -> set[str]:
+    return {str(parameters[name]) for name in TAGGED if parameters.get(name)}
 
 
 def leave_word(report: Any) -> None:

@@ -621,7 +621,7 @@ def _run_of(request: Json, deployment: Json, wanted: Json, rig: str) -> Json:
 
 
 def _tags(wanted: Json) -> List[str]:
-    return [f"{name}:{wanted[name]}" for name in TAGGED if wanted.get(name)]
+    return [str(wanted[name]) for name in TAGGED if wanted.get(name)]
 
 
 def _named(wanted: Json) -> str:

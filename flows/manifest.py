@@ -35,4 +35,8 @@ async def manifest(
     ) as run:
         resources = Resources(cpus=1, memory_gb=10, minutes=20)
         command = run.program("manifest", "--timezone", timezone)
-        return await run(Stage("manifest", (Job("manifest", command, resources, environment="manifest"),)))
+        report = await run(Stage("manifest", (Job("manifest", command, resources, environment="manifest"),)))
+    from flows.project_grid import show_project  # it plans sessions' runs, which end with a manifest
+
+    await show_project(project, server)
+    return report

@@ -15,9 +15,10 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows.gate import Turn, turn_of_this_run
-from flows.labels import leave_word
+from flows.labels import leave_word, tagged, tagged_run
 from flows.signals import keep_signals
 from tasks.artifacts import board_of
+from tasks.client import reaching
 from tasks.compute_server import ComputeServer
 from tasks.interruption import Interruption, interruptible
 from tasks.lease import holder
@@ -73,7 +74,13 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
         await turn.take()
         try:
             await reach_prefect()
-            return await Flow.__call__(self, *args, return_state=True, **kwargs)
+            given: dict[str, Any] = {}
+            with contextlib.suppress(TypeError):  # Prefect refuses wrong arguments in words
+                given = inspect.signature(self.fn).bind_partial(*args, **kwargs).arguments
+            server = given.get("server")
+            async with reaching(server if isinstance(server, ComputeServer) else None):
+                with tagged(given):
+                    return await Flow.__call__(self, *args, return_state=True, **kwargs)
         finally:
             turn.give()
             turn_of_this_run.reset(token)
@@ -90,7 +97,8 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
             run_id = this_flow_run().flow_run_id
             async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
-                return await in_sentences(_with_manifests)(lambda: _labelled(function(*args, **kwargs)))
+                with tagged_run():
+                    return await in_sentences(_with_manifests)(lambda: _labelled(function(*args, **kwargs)))
 
         named_types: Any = reporting  # Prefect would look their names up in this module
         named_types.__signature__ = inspect.signature(function, eval_str=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Annotated
 
-from prefect import tags
 from prefect.logging import get_run_logger
 from pydantic import Field
 
@@ -140,17 +139,16 @@ class _ProjectRun:
         """Process a session in a run of its own; whatever goes wrong is its own failure."""
         run_id = ""
         try:
-            with tags(self.look.project, planned.animal):
-                state = await process_session(
-                    *(self.look.project, planned.animal, planned.session),
-                    server=self.server,
-                    pipelines=list(planned.pipelines),
-                    archive=False,  # where it is wanted, it stands in the plan
-                    reprocess=self.reprocess,
-                    keep_job_logs=self.keep_job_logs,
-                    requested_by=self.requested_by,
-                    return_state=True,
-                )
+            state = await process_session(
+                *(self.look.project, planned.animal, planned.session),
+                server=self.server,
+                pipelines=list(planned.pipelines),
+                archive=False,  # where it is wanted, it stands in the plan
+                reprocess=self.reprocess,
+                keep_job_logs=self.keep_job_logs,
+                requested_by=self.requested_by,
+                return_state=True,
+            )
             run_id = str(state.state_details.flow_run_id or "")
             return replace(_ended(planned, await result_of(state)), flow_run_id=run_id)
         except (SessionLockedError, TrackerOwnedError) as refusal:  # somebody came between our look and our turn

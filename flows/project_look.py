@@ -42,14 +42,20 @@ class Look:
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def all(self) -> list[SessionOutcome]:
-        """Return how every chosen session stands, the newest first; whatever the number, the server is asked once.
+        """Return how every chosen session stands, the newest first; see `table`."""
+        return [outcome for _, outcome in await self.table()]
+
+    async def table(self) -> list[tuple[Facts, SessionOutcome]]:
+        """Return what is known of every chosen session, with how it stands, the newest first.
+
+        Whatever the number, the server is asked once.
 
         Raises:
             BadInputError: there is no such project, animal or session.
         """
         rows = self.choice.rows(self.project, await self.client.ask("status", project=self.project))
         asked: Asked = {}
-        return [await self._outcome(row, asked) for row in rows]
+        return [(row, await self._outcome(row, asked)) for row in rows]
 
     async def again(self, outcome: SessionOutcome) -> SessionOutcome:
         """Return how one session stands by now; in a long run, others may have been there meanwhile."""

@@ -53,7 +53,7 @@ class ProjectPage:
         artifact = None
         with contextlib.suppress(Exception):
             artifact = await acreate_markdown_artifact(
-                markdown(report), artifact_key(report.project), f"Sessions of {report.project}"
+                markdown(report), artifact_key(report.project, "run"), f"A run of {report.project}"
             )
         return cls(artifact, time.monotonic() + SECONDS_BETWEEN)
 
@@ -71,11 +71,16 @@ class ProjectPage:
                     await client.update_artifact(self.artifact, ArtifactUpdate(data=markdown(report)))
 
 
-def artifact_key(project: str) -> str:
-    """Return the key of a project's pages, of lowercase letters, digits and dashes; no two projects have the same."""
+def artifact_key(project: str, what: str = "project") -> str:
+    """Return the key of a project's pages, of lowercase letters, digits and dashes; no two projects have the same.
+
+    Args:
+        project: its name.
+        what: the first word: `project` for the page of all sessions, `run` for the pages of its runs.
+    """
     key = re.sub(r"[^a-z0-9]+", "-", project.lower()).strip("-")
     told_apart = [] if key == project else [xxhash.xxh32_hexdigest(project.encode())]
-    return "-".join(["project", *([key] if key else []), *told_apart])
+    return "-".join([what, *([key] if key else []), *told_apart])
 
 
 def markdown(report: ProjectReport) -> str:

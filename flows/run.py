@@ -145,7 +145,7 @@ async def _follow(submitted: Submitted, stage: str, job: str) -> None:
     Raises:
         Exception: it could not be followed; how the job itself ended stands in the submission.
     """
-    named: Any = follow.with_options(task_run_name=f"{stage}: {job}", tags=[stage])
+    named: Any = follow.with_options(task_run_name=f"{stage}: {job}")  # its tag: see JobRun
     state = await named(submitted, job, return_state=True)
     if not state.is_completed() and not submitted.over(job):
         await result_of(state)

@@ -1,7 +1,7 @@
 """Import this before a library that needs torchvision (suite2p through cellpose, DeepLabCut).
 
-torchvision's own build for CUDA does not import beside a torch for the CPU: its compiled operators do not load, and it
-describes two that are not there. Once they are declared it imports. Their code is still missing, and nobody here calls it.
+torchvision's build for CUDA does not import beside a torch for the CPU: its compiled operators do not load, and it
+describes two that are then not there. Once they are declared it imports; nobody here calls them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 try:
-    import torchvision  # noqa: F401
+    import torchvision
 except RuntimeError as error:
     if "torchvision::" not in str(error):
         raise

@@ -68,7 +68,7 @@ _senders: WeakKeyDictionary[asyncio.AbstractEventLoop, _Sender] = WeakKeyDiction
 
 
 class Board:
-    """One flow run's artifacts: its progress, updated in place, and pages that are there to stay; and its labels."""
+    """One flow run's artifacts: its progress, updated in place, and pages that stay; and its labels and tags."""
 
     count = 0  # of this process
 
@@ -79,6 +79,7 @@ class Board:
         self._waiting = ""
         self._pages: list[Callable[[], Page]] = []
         self._labels: dict[str, str] = {}
+        self._tags: list[str] = []
         self._id = ""
         self._sent: tuple[float, str] | None = None
         self._said = False
@@ -96,6 +97,10 @@ class Board:
     def label(self, name: str, value: str) -> None:
         """Leave a label on the run, for programs; it is there before the run's last state is."""
         self._labels[name] = value
+
+    def tag(self, tags: list[str]) -> None:
+        """Give the run these tags, for people who filter by them."""
+        self._tags = tags
 
     @contextlib.contextmanager
     def waits_of(self, client: Client) -> Iterator[None]:
@@ -141,6 +146,9 @@ class Board:
         if self._labels:
             await send("PATCH", f"/flow_runs/{self._flow_run_id}/labels", dict(self._labels))
             self._labels.clear()
+        if self._tags:
+            await send("PATCH", f"/flow_runs/{self._flow_run_id}", {"tags": self._tags})
+            self._tags = []
         now = self._now()
         if now is not None and now != self._sent:
             body = {"data": now[0], "description": f"{now[1]}\n\nAs of {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC."}

@@ -223,5 +223,6 @@ def _named(server: Server, finding: Finding) -> Finding:
     """Fill in how people call the server; this computer installs for itself."""
     remedy = finding.remedy
     if not server.host:
+        remedy = remedy.replace(f"{INSTALL} --with", "sessionflow server install local --with")
         remedy = remedy.replace(INSTALL, LOCAL_INSTALL)
     return replace(finding, remedy=remedy.replace("{name}", server.label))

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 
 from tasks.servers import Server
-from tasks.ssh import Connection
+from tasks.this_computer import Runs
 
 OLDEST = (3, 11)
 USUAL = ("python3.13", "python3.12", "python3.11", "python3")
@@ -101,7 +101,7 @@ class Python:
         return [*found, f"linux_{self.machine}"]
 
 
-async def pythons(connection: Connection, server: Server, given: str = "") -> list[Python]:
+async def pythons(connection: Runs, server: Server, given: str = "") -> list[Python]:
     """Return the interpreters that a server has, in the order in which we would take them.
 
     Args:

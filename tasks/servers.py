@@ -15,9 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.ssh_config import SshAddress
 from trackers.errors import BadInputError
 from trackers.graph import Graph, Job, Stage
-from trackers.site import ACCOUNT
-
-INSTALLED = ".local/share/sessionflow"  # below the account's home: where `server install` puts the environments
+from trackers.site import ACCOUNT, INSTALLED
 
 
 class Environment(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,7 @@ __all__ = ["Completed", "Connection", "SshAddress", "connect"]
 
 CONNECT_SECONDS = 90.0  # for the whole way, all jump hosts included
 OPEN_SECONDS = 60.0  # until a long-lived command has a channel
+Input = bytes | Iterable[bytes]  # what a command reads: whole, or in pieces that are made as it reads
 UNUSED_SECONDS = 10.0  # that a connection without users is kept: the next flow often comes at once
 
 
@@ -45,12 +46,12 @@ class Completed:
 class Connection(Protocol):
     """A shared connection to a server."""
 
-    async def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60) -> Completed:  # noqa: A002, ASYNC109
+    async def run(self, command: Sequence[str], *, input: Input = b"", timeout: float = 60) -> Completed:  # noqa: A002, ASYNC109
         """Run a command to its end.
 
         Args:
             command: its words; they reach the program as they are.
-            input: what it reads from its standard input.
+            input: what it reads from its standard input, whole or in pieces that are made as it reads.
             timeout: seconds, from now to its end; what takes longer is sent TERM.
 
         Raises:
@@ -176,7 +177,7 @@ class SharedConnection:
         self._shared = shared
         self._closed = False
 
-    async def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60) -> Completed:  # noqa: A002, ASYNC109
+    async def run(self, command: Sequence[str], *, input: Input = b"", timeout: float = 60) -> Completed:  # noqa: A002, ASYNC109
         """Run a command to its end; see `Connection`."""
         return await on_ssh_loop(self._run(command, input, timeout))
 
@@ -200,7 +201,7 @@ class SharedConnection:
                 f"{self._address.label} did not start `{as_shell_command(command)}` within {OPEN_SECONDS:g} s."
             ) from error
 
-    async def _run(self, command: Sequence[str], data: bytes, seconds: float) -> Completed:
+    async def _run(self, command: Sequence[str], data: Input, seconds: float) -> Completed:
         said: dict[str, bytearray] = {OUTPUT: bytearray(), ERRORS: bytearray()}
         running: Running | None = None
         try:
@@ -219,7 +220,7 @@ class SharedConnection:
                 await running.close()
 
 
-async def _completed(running: Running, data: bytes, said: dict[str, bytearray]) -> Completed:
+async def _completed(running: Running, data: Input, said: dict[str, bytearray]) -> Completed:
     feeding = asyncio.create_task(_feed(running, data))
     try:
         while (piece := await running.read())[0] in said:
@@ -229,9 +230,10 @@ async def _completed(running: Running, data: bytes, said: dict[str, bytearray]) 
         feeding.cancel()
 
 
-async def _feed(running: Running, data: bytes) -> None:
+async def _feed(running: Running, data: Input) -> None:
     with contextlib.suppress(ConnectionError):  # a command need not read its input; a loss is seen by the reader
-        await running.write(data)
+        for piece in [data] if isinstance(data, bytes) else data:
+            await running.write(piece)
         await running.end_input()
 
 

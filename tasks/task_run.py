@@ -20,13 +20,15 @@ class JobRun:
     """The task run that follows a job, as long as it does.
 
     Prefect's pages of a run show its name and no message, so the name tells Slurm's id and what the job waits for. It
-    travels with the events of the run's states: nothing is asked of Prefect's API.
+    travels with the events of the run's states, as does its tag, the stage: nothing is asked of Prefect's API. A tag
+    that a task has from the start makes Prefect ask for a place under a limit of that name, a request for each task.
     """
 
     def __init__(self, stage: str) -> None:
         context = TaskRunContext.get()
         assert context is not None  # noqa: S101 - it is made in tasks only
         self._run = context.task_run
+        self._run.tags.append(stage)
         self._stage = stage
         self._standing: tuple[str, bool] | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from trackers.errors import BadInputError, SessionflowError
 
 PACKAGES = ("flows", "jobs", "tasks", "trackers")
 REQUIREMENTS = Path(__file__).parent / "environments"  # one file for each environment
-FETCH_SECONDS = 1800.0
+FETCH_SECONDS = 7200.0  # for gigabytes over a slow line
+WITHOUT_WHEEL = ("scanimage-tiff-reader", "filterpy")  # published as source, with nothing to compile
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files make the same wheel
 _WHEEL = "Wheel-Version: 1.0\nGenerator: sessionflow\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _LAST_LINES = 5
@@ -76,8 +79,9 @@ def own_wheel() -> tuple[str, bytes]:
     return f"{info.removesuffix('.dist-info')}-py3-none-any.whl", content.getvalue()
 
 
-def fetch(wanted: list[str], python: Python, folder: Path | None) -> dict[str, bytes]:
-    """Return the wheels that satisfy requirements on a server, by name.
+@contextlib.contextmanager
+def fetched(wanted: list[str], python: Python, folder: Path | None) -> Iterator[list[Path]]:
+    """Give the files of the wheels that satisfy requirements on a server, as long as the block lasts.
 
     Args:
         wanted: requirements.
@@ -90,6 +94,8 @@ def fetch(wanted: list[str], python: Python, folder: Path | None) -> dict[str, b
     with tempfile.TemporaryDirectory(prefix="sessionflow-wheels-") as place:
         source = ["--no-index", "--find-links", str(folder)] if folder else []
         options = ["--only-binary", ":all:", *python.tags()]
+        if not folder and (without := [line for line in wanted if line.partition("==")[0] in WITHOUT_WHEEL]):
+            source = ["--find-links", str(_made(without, Path(place) / "made"))]
         command = [*_pip(), "download", "--quiet", "--disable-pip-version-check", "--dest", place, *source, *options]
         try:
             done = subprocess.run(
@@ -101,7 +107,18 @@ def fetch(wanted: list[str], python: Python, folder: Path | None) -> dict[str, b
             errors = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")]
             said = "; ".join((errors or done.stderr.strip().splitlines())[-_LAST_LINES:])
             raise SessionflowError(_not_had(f"pip says: {said}", wanted, options))
-        return {path.name: path.read_bytes() for path in sorted(Path(place).glob("*.whl"))}
+        yield sorted(Path(place).glob("*.whl"))
+
+
+def _made(wanted: list[str], place: Path) -> Path:
+    """Make wheels of what is published as source only; return their folder."""
+    command = [*_pip(), "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir", str(place)]
+    done = subprocess.run([*command, *wanted], capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+    if done.returncode:
+        raise SessionflowError(_not_had(f"pip says: {done.stderr.strip()[-300:]}", wanted, []))
+    for path in list(place.glob("*.whl")):  # named after the Python here, though there is nothing compiled for it
+        path.rename(path.with_name("-".join([*path.name.split("-")[:2], "py3-none-any.whl"])))
+    return place
 
 
 def _not_had(problem: str, wanted: list[str], options: list[str]) -> str:

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from trackers import files, lock, results, server, slurm, slurm_queue, submission, tracker, work
+from trackers import files, lock, results, server, slurm, slurm_handover, slurm_queue, submission, tracker, work
 
 _counts: Counter[str] = Counter()
 _counting = threading.Lock()
@@ -63,11 +63,11 @@ def install() -> None:
     for module in (lock, results, submission, tracker, work):
         setattr(module, "atomic_write", atomic_write)  # noqa: B010
     ask_slurm = counted(slurm_queue.ask_slurm, lambda *words: words[0])
-    for module in (slurm, slurm_queue):
+    for module in (slurm, slurm_handover, slurm_queue):
         setattr(module, "ask_slurm", ask_slurm)  # noqa: B010
     Path.touch = counted(Path.touch, lambda path, *_: f"touch {path.name}")  # type: ignore[method-assign]
     Path.write_text = write_text  # type: ignore[assignment,method-assign]
-    slurm.SUBMIT_SECONDS = float(os.environ.get("CUT_SUBMIT_SECONDS", slurm.SUBMIT_SECONDS))
+    slurm_handover.SUBMIT_SECONDS = float(os.environ.get("CUT_SUBMIT_SECONDS", slurm_handover.SUBMIT_SECONDS))
     real_answer = server.answer
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -126,6 +126,11 @@ def test_a_job_that_waits_says_why_in_its_task_runs_name_and_in_the_progress(
         assert "pending" in progress["description"]
         go.touch()
         until(lambda: set(task_runs(prefect, run).values()) == {"Completed"})
+    found = prefect.post("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    assert sorted(task_run["name"] for task_run in found if task_run["tags"] == ["work-0"]) == [
+        "work-0: job-0",
+        "work-0: job-1",
+    ]
 
 
 @pytest.mark.slow

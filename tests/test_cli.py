@@ -15,8 +15,19 @@ from tests.prefect_server import PrefectServer
 from trackers.lock import SessionLock
 from trackers.tracker import ProcessingTracker
 
-COMMANDS: tuple[str, ...] = ("demo", "run", "process", "status", "lock", "tracker", "cancel", "server", "sweep")
-COMMANDS += ("process-project", "exclude", "include", "where")
+COMMANDS: tuple[str, ...] = (
+    "demo",
+    "run",
+    "process",
+    "status",
+    "lock",
+    "tracker",
+    "cancel",
+    "server",
+    "sweep",
+    "forge",
+)
+COMMANDS += ("process-project", "exclude", "include", "where", "forge")
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_a_launched_run_is_named_and_tagged_and_says_who_asked_and_has_a_link(la
     found = launch("process-session", **names(session), requested_by="Ann", reprocess=True)
     run = lab.ask("GET", f"/flow_runs/{found.run_id}")
     assert run["name"] == f"Project/305/{session}"
-    assert sorted(run["tags"]) == ["animal:305", "project:Project", f"session:{session}", "sessionflow"]
+    assert set(run["tags"]) == {"305", "Project", session, "sessionflow"}
     assert run["parameters"] == {
         **names(session),
         "animal": "305",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -40,11 +41,21 @@ def count(prefect: PrefectServer) -> int:
 
 
 def page(prefect: PrefectServer, project: str = "Project") -> str:
-    """Return the newest artifact of a project."""
+    """Return the page of a project's newest run."""
     from flows.project_page import artifact_key
 
-    body = {"artifacts": {"key": {"any_": [artifact_key(project)]}}, "sort": "CREATED_DESC", "limit": 1}
+    body = {"artifacts": {"key": {"any_": [artifact_key(project, "run")]}}, "sort": "CREATED_DESC", "limit": 1}
     return str(prefect.post("artifacts/filter", body)[0]["data"])
+
+
+def grids(prefect: PrefectServer, project: str = "Project") -> list[dict[str, Any]]:
+    """Return the pages of a project: there must be one."""
+    from flows.project_page import artifact_key
+
+    found: list[dict[str, Any]] = prefect.post(
+        "artifacts/filter", {"artifacts": {"key": {"any_": [artifact_key(project)]}}}
+    )
+    return found
 
 
 def standings(said: dict[str, Any]) -> list[str]:
@@ -88,6 +99,11 @@ def test_each_kind_of_session_gets_what_it_needs_and_a_second_run_finds_nothing_
     assert all(session in shown for session in project.names)
     assert f"flow-run/{next(run['id'] for run in started if good in run['name'])}" in shown
     assert "is excluded by bea" in shown
+    (grid,) = grids(prefect)
+    of_good = next(line for line in grid["data"].splitlines() if good in line)
+    assert re.search(r"\| ✓ \[\d{4}-\d\d-\d\d\]\(/runs/flow-run/[-0-9a-f]{36}\) \| – \|", of_good), of_good
+    assert "**failed**" in next(line for line in grid["data"].splitlines() if wrong in line)
+    assert "excluded" in next(line for line in grid["data"].splitlines() if excluded in line)
     assert (tmp_path / "storage" / "Project" / "Project_manifest.feather").exists()
     assert sorted(project.trace()) == sorted([finished, good, wrong])
     runs_before = count(prefect)

@@ -174,9 +174,9 @@ def test_every_action_has_help_with_examples_and_exit_codes(server: Command, act
     assert "exit codes: 0 success" in shown.stdout
 
 
-def test_this_computer_takes_no_login_and_no_install(server: Command) -> None:
+def test_this_computer_takes_no_login(server: Command) -> None:
     server("add", "here", "--file", server.file("storage_root: /data\n"))
-    for action in ("login", "logout", "install"):
+    for action in ("login", "logout"):
         refused = server(action, "here")
         assert refused.returncode == 2
         assert "computer" in refused.stderr

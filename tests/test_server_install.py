@@ -197,6 +197,35 @@ def test_manifest_and_behavior_share_a_folder_and_their_jobs_start(lab: Lab, tmp
         assert f"ok       environment {name}" in checked.stdout
 
 
+@pytest.mark.slow
+def test_this_computer_gets_environments_that_its_jobs_find_by_name(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    python = home / ".local" / "share" / "sessionflow" / "report" / "bin" / "python"
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment["SESSIONFLOW_STORAGE"] = str(tmp_path)
+
+    def server(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", "server", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    failed = server("install", "local", "--with", "report", "--wheels", str(tmp_path / "none"))
+    assert failed.returncode == 1
+    assert not python.exists()
+    done = server("install", "local", "--with", "report")
+    if "could not be had" in done.stderr:
+        pytest.skip("no network to fetch wheels from")
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in server("install", "local", "--with", "report").stdout
+    checked = server("check", "local")
+    assert "ok       environment report" in checked.stdout, checked.stdout
+    assert "matplotlib 3" in checked.stdout
+    assert "server install local --with suite2p" in checked.stdout
+    asked = "from trackers.site import *; print(Site(None).interpreter('report'))"
+    found = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(python)
+
+
 def test_our_own_wheel_is_the_same_each_time_and_has_what_the_server_side_needs(tmp_path: Path) -> None:
     name, content = wheels.own_wheel()
     assert wheels.own_wheel() == (name, content)

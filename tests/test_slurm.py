@@ -115,7 +115,7 @@ def test_a_graph_that_slurm_refuses_fails_with_its_words_and_leaves_nothing_behi
 def test_a_job_that_slurm_accepts_and_can_never_start_is_a_refusal_too(
     slurm: SlurmSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trackers.slurm.HOPELESS_SECONDS", 1.0)
+    monkeypatch.setattr("trackers.slurm_handover.HOPELESS_SECONDS", 1.0)
     view = slurm.submit_jobs([bash("fits", "sleep 60"), bash("wide", "true", cpus=100_000)], [bash("later", "true")])
     view = slurm.wait(view, all_over)
     assert "Slurm refused it: no node of its partition has what it asks for" in by_name(view)["wide"]["reason"]

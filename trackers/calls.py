@@ -13,6 +13,7 @@ from typing import Any
 
 from trackers import environments, exclusions, facts, leases, sweep
 from trackers.errors import BadInputError, TrackerCorruptError
+from trackers.files import load_yaml
 from trackers.graph import Graph
 from trackers.layout import SessionPaths
 from trackers.lock import Holder, LockState
@@ -63,6 +64,13 @@ def status(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     return facts.project_status(
         _site(arguments), str(arguments.get("project") or ""), str(arguments.get("animal") or "")
     )
+
+
+def project_settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what a project's people have set for a pipeline, in `settings/` beside its manifest, and in which file."""
+    directory = _target(arguments).project_paths.directory
+    path = directory / "settings" / f"{_pipeline(arguments).name.lower()}.yaml"
+    return {"path": str(path), "settings": load_yaml(path, "Correct it.") if path.exists() else {}}
 
 
 def datasets(arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -186,12 +194,14 @@ def cancel_all(arguments: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def finish(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Close a submission none of whose jobs runs."""
+    """Close a submission none of whose jobs runs; `notes` are what its jobs have to say of a success."""
     work = Work(_leased(arguments), _pipeline(arguments))
     submission = work.finish(
         int(arguments["number"]), keep_logs=bool(arguments.get("keep_logs")), facts=dict(arguments.get("facts") or {})
     )
-    return view(work, submission)
+    records = facts.results(work.target) if submission.status == "succeeded" else []
+    notes = [note for record in records if record["submission"] == submission.name for note in record["notes"]]
+    return {**view(work, submission), "notes": notes}
 
 
 def sweep_look(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -296,7 +306,7 @@ def _holder(data: dict[str, Any]) -> Holder:
 CALLS: dict[str, Call] = {
     call.__name__: call
     for call in (
-        *(hello, check, describe, status, datasets, why),
+        *(hello, check, describe, status, project_settings, datasets, why),
         *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
         *(tracker_show, tracker_reset),
         *(submit, watch, cancel_all, finish),

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trackers import environments
-from trackers.site import Site
+from trackers.site import LIGHT, Site
 
 VOLUME_SECONDS = 30.0  # a network file system that hangs, hangs for ever
 START_SECONDS = 60.0  # an environment of many gigabytes on a cold network file system
@@ -60,6 +60,7 @@ def check(site: Site, wishes: list[Wish]) -> list[dict[str, Any]]:
         Group(f"environment {name}", START_SECONDS + 5, lambda name=name: environment(site, name))  # type: ignore[misc]
         for name in environments.names(site)
     ]
+    groups.append(Group("environments", VOLUME_SECONDS, lambda: not_installed(site)))
     storage, working = site.volumes.storage, site.volumes.working
     groups.append(Group("storage volume", VOLUME_SECONDS, lambda: check_volumes.volume("storage", storage)))
     if working != storage:
@@ -116,7 +117,17 @@ def environment(site: Site, name: str) -> Iterator[Finding]:
             f"the description and run: {INSTALL}",
         )
     else:
-        yield Finding(step, "failure", f"{where}: {started.words}", f"Install it: {INSTALL}")
+        which = "" if name in LIGHT else f" --with {name}"
+        yield Finding(step, "failure", f"{where}: {started.words}", f"Install it: {INSTALL}{which}")
+
+
+def not_installed(site: Site) -> Iterator[Finding]:
+    """Name the environments that are not there, whose pipelines this server cannot run."""
+    if absent := environments.missing(site):
+        yield Finding(
+            *("environments", "skipped", f"not installed: {', '.join(absent)}; jobs that need them are refused"),
+            f"{INSTALL} --with {','.join(absent)}",
+        )
 
 
 def own_processes(wishes: list[Wish]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from trackers.check import Finding, Wish
 from trackers.graph import Resources
 from trackers.processes import this_account
 from trackers.site import Site, SlurmOptions
-from trackers.slurm import resource_words
+from trackers.slurm_handover import resource_words
 from trackers.slurm_limits import (
     ASSOCIATION_FIELDS,
     QOS_FIELDS,

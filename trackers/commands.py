@@ -32,6 +32,12 @@ def command(*words: str) -> str:
     return shlex.join(["sessionflow", *words, *(["--server", server] if server else [])])
 
 
+def install_command(*environments: str) -> str:
+    """Return the command that builds environments on this server."""
+    server = _server.get() or os.environ.get(NAME_VARIABLE, "") or "local"
+    return shlex.join(["sessionflow", "server", "install", server, "--with", ",".join(environments)])
+
+
 def on_session(directory: Path, *words: str, options: tuple[str, ...] = ()) -> str:
     """Return a command about a session, e.g. `lock release`; `directory` is its folder on the storage volume."""
     return command(*words, str(directory.absolute()), *options)

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
+import shutil
 import subprocess
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trackers.site import Environment, Site
+from trackers.commands import install_command
+from trackers.errors import EnvironmentMissingError
+from trackers.graph import PYTHON, Job
+from trackers.site import LIGHT, Environment, Site, installed_python, installed_root, runs_installed
 
-VERSIONS = "versions"  # beside the environments that `server install` made: where they really are
-DEFAULTS = ("core", "manifest", "behavior")  # what the pipelines of this package need
-_NEEDS = {
+_NEEDS = {  # what the jobs of an environment import
     "core": ("jobs.checksum", "jobs.preparation", "jobs.archiving"),
     "manifest": ("jobs.manifest", "polars"),
     "behavior": ("jobs.behavior",),
+    "suite2p": ("jobs.torchvision_operators", "suite2p", "scipy.ndimage", "polars"),
+    "video": ("jobs.program", "cv2", "numpy", "polars"),
+    "forging": ("jobs.program", "pynwb", "nwbinspector", "ndx_pose", "polars"),
+    "report": ("jobs.program", "matplotlib.figure", "numpy", "polars"),
+    "deeplabcut": ("jobs.torchvision_operators", "deeplabcut", "polars"),
 }
+_SHOWN = {  # whose versions a check tells
+    "manifest": "polars",
+    "behavior": "polars numpy",
+    "suite2p": "suite2p torch numpy",
+    "video": "opencv-python-headless numpy",
+    "forging": "pynwb nwbinspector ndx-pose",
+    "report": "matplotlib polars",
+    "deeplabcut": "deeplabcut torch numpy",
+}
+PAYLOADS = tuple(name for name in _NEEDS if name not in LIGHT)
 _TRY = """\
 import importlib, importlib.util, platform, sys
 from importlib import metadata
-required, *modules = sys.argv[1:]
+shown, required, *modules = sys.argv[1:]
 if required or importlib.util.find_spec("jobs"):
     modules = modules if required else [name for name in modules if importlib.util.find_spec(name)]
     [importlib.import_module(name) for name in modules]
     print("sessionflow " + metadata.version("sessionflow"), end=", ")
+    [print(name, metadata.version(name), end=", ") for name in shown.split()]
 print("Python " + platform.python_version())
 """
 
@@ -43,12 +61,11 @@ class Started:
 
 
 def installed() -> list[str]:
-    """Return the names of the environments that `server install` put beside this one."""
-    root = Path(sys.prefix).parent
-    if sys.prefix == sys.base_prefix or not (root / VERSIONS).is_dir():
+    """Return the names of the environments that `server install` made and that are used here."""
+    root = installed_root()
+    if not root.is_dir():
         return []
-    found = (entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
-    return sorted(name for name in found if os.path.exists(root / name / "bin" / "python"))  # noqa: PTH110 - never raises
+    return sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and installed_python(p.name))
 
 
 def versions(site: Site | None) -> dict[str, str]:
@@ -56,13 +73,13 @@ def versions(site: Site | None) -> dict[str, str]:
 
     Environments in which it cannot be seen, because they have another layout or are only activated, are left out.
     """
-    folders = {name: Path(sys.prefix).parent / name for name in installed()}
+    folders = {name: installed_root() / name for name in installed()}
     for name, environment in (site.environments if site else {}).items():
         folders.pop(name, None)
         if environment.python:
             folders[name] = Path(environment.python).parent.parent
         elif not environment.activate and name in installed():
-            folders[name] = Path(sys.prefix).parent / name
+            folders[name] = installed_root() / name
     found = {name: version_in(folder) for name, folder in folders.items() if name != "core"}
     return {name: version for name, version in found.items() if version}
 
@@ -75,7 +92,7 @@ def version_in(prefix: Path) -> str:
 
 def names(site: Site) -> list[str]:
     """Return the environments of a site: those that our pipelines need, described ones, and installed ones."""
-    return list(dict.fromkeys([*DEFAULTS, *site.environments, *installed()]))
+    return list(dict.fromkeys([*LIGHT, *site.environments, *installed()]))
 
 
 def start(site: Site, name: str, seconds: float) -> Started:
@@ -84,7 +101,8 @@ def start(site: Site, name: str, seconds: float) -> Started:
     Of an environment that only the site knows, it is enough that its interpreter starts.
     """
     needs = _NEEDS.get(name, (f"jobs.{name}",))
-    words = (site.interpreter(name), "-P", "-c", _TRY, "required" if name in _NEEDS else "", *needs)
+    required = "required" if name in _NEEDS else ""
+    words = (site.interpreter(name), "-P", "-c", _TRY, _SHOWN.get(name, ""), required, *needs)
     try:
         done = subprocess.run(
             activated(site.environment(name), words),
@@ -110,3 +128,42 @@ def activated(environment: Environment, words: tuple[str, ...]) -> tuple[str, ..
     if not environment.activate:
         return words
     return ("bash", "-c", f'{{\n{environment.activate}\n}} >&2 || exit 1\nexec "$@"', "bash", *words)
+
+
+def require(site: Site, jobs: Iterable[Job]) -> None:
+    """Refuse jobs whose environment is not there; what only the job's own activation can tell is left to it.
+
+    Raises:
+        EnvironmentMissingError: with the command that installs what is missing.
+    """
+    wanted = dict.fromkeys(job.environment for job in jobs if PYTHON in job.command)
+    for name in wanted:
+        described = site.environment(name)
+        if described.activate or (described.python and shutil.which(described.python)):
+            continue
+        if described.python:
+            raise EnvironmentMissingError(
+                f"The environment {name!r} is not there: the description of the server names {described.python}, which "
+                f"cannot be started. Nothing was submitted. Mend that, or take `environments: {name}` out of the "
+                f"description and run: {install_command(name)}"
+            )
+        if not installed_python(name) and not _own(name):
+            raise EnvironmentMissingError(
+                f"The environment {name!r}, which these jobs need, is not installed. Nothing was submitted. "
+                f"Install it: {install_command(name)}"
+            )
+
+
+def missing(site: Site) -> list[str]:
+    """Return the payloads whose environment is neither installed nor described here."""
+    return [n for n in PAYLOADS if n not in site.environments and not installed_python(n) and not _own(n)]
+
+
+def _own(name: str) -> bool:
+    """Whether the environment that this program runs in has what the jobs of that name import."""
+    if runs_installed() and name != "core":
+        return False
+    try:
+        return name in _NEEDS and all(importlib.util.find_spec(module) for module in _NEEDS[name])
+    except ModuleNotFoundError:  # of the package that a module is in
+        return False

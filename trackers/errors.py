@@ -43,6 +43,10 @@ class NotEligibleError(BadInputError):
     """The target's type or state does not admit this pipeline."""
 
 
+class EnvironmentMissingError(BadInputError):
+    """The environment that jobs need is not on the server; nothing was submitted."""
+
+
 class TrackerCorruptError(SessionflowError):
     """A state file holds something that we did not write and cannot read."""
 

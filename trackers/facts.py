@@ -13,6 +13,7 @@ from trackers.errors import BadInputError, FileSystemError, SessionflowError, Tr
 from trackers.exclusions import exclusion_words, include_command
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines, validate_name, validate_session_name
+from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
@@ -61,6 +62,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "lock": lock_facts(target),
         "excluded": (words := exclusion_words(paths)),
         "include": include_command(paths) if words else "",
+        "quality_objection": quality_objection(paths),
     }
 
 

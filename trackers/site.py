@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ from trackers.layout import Volumes
 from trackers.processes import this_account
 
 SCHEDULERS = ("local", "slurm")
+INSTALLED = ".local/share/sessionflow"  # below the account's home: where `server install` puts environments
+VERSIONS = "versions"  # beside them: where they really are
+LIGHT = ("core", "manifest", "behavior")  # a manager's own environment has what their jobs need
 ACCOUNT = "{account}"  # in the datasets' folder: the account that the server side runs under
 
 
@@ -93,8 +97,7 @@ class Site:
             return environment.python
         if environment.activate:
             return "python"
-        installed = Path(sys.prefix).parent / name / "bin" / "python"
-        return str(installed) if sys.prefix != sys.base_prefix and installed.exists() else sys.executable
+        return str(installed_python(name) or sys.executable)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -123,3 +126,25 @@ class Site:
             raise BadInputError(f"This describes no server: {error}. Nothing was done.") from None
         name = str(data.get("name") or "")
         return cls(Volumes(storage, working), scheduler, environments, options, name, datasets)
+
+
+def installed_root() -> Path:
+    """Return where `server install` made environments: around the one that runs here, else in the account's home."""
+    around = Path(sys.prefix).parent
+    return around if runs_installed() else Path.home() / INSTALLED
+
+
+def runs_installed() -> bool:
+    """Whether this program runs in an environment that `server install` made."""
+    return sys.prefix != sys.base_prefix and (Path(sys.prefix).parent / VERSIONS).is_dir()
+
+
+def installed_python(name: str) -> Path | None:
+    """Return the interpreter that `server install` made for an environment; None where there is none of that name.
+
+    A manager's own computer needs none for the light ones, and takes none that another manager may have put there.
+    """
+    if name in LIGHT and not runs_installed():
+        return None
+    python = installed_root() / name / "bin" / "python"
+    return python if os.path.exists(python) else None  # noqa: PTH110 - never raises

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
 from collections.abc import Collection, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from trackers.attempts import seconds_since
 from trackers.files import make_directory
-from trackers.graph import Job, Resources
+from trackers.graph import Resources
 from trackers.scheduler import Handed
 from trackers.script import TERM_GRACE_SECONDS
 from trackers.shares import try_lock
 from trackers.site import Site
-from trackers.slurm_queue import NEVER, SUBMIT_SECONDS, Answer, SlurmQueue, Snapshot, ask_slurm, queue_of
+from trackers.slurm_handover import Handover, known_id
+from trackers.slurm_queue import NEVER, SlurmQueue, Snapshot, ask_slurm, queue_of
 from trackers.slurm_text import (
     QueuedJob,
-    Refusal,
     in_words,
     is_hopeless,
-    parse_job_id,
-    refusal_of,
     says_out_of_memory,
-    slurm_words,
 )
 from trackers.states import JobState, Sighting, exit_words
 from trackers.submission import Attempt, AttemptFiles, Submission, SubmissionFolder, Usage
@@ -38,7 +31,6 @@ KILL_AFTER_SECONDS = TERM_GRACE_SECONDS + 2.0  # a script that has not ended by 
 LOOK_SECONDS = 10.0  # between looks at the files of jobs that run: their progress
 LIMBO_SECONDS = 2.0  # the same for jobs whose end is being waited for
 HELD = "JobHeldUser"  # Slurm's word for a retry that has not been released yet
-HOPELESS_SECONDS = 60.0  # a job that waits for what only an administrator can change has been refused after so long
 NEARLY_ALL = 0.95  # of the memory that was asked for: a job that was killed with that much ran out of it
 
 
@@ -46,7 +38,7 @@ class SlurmScheduler:
     """Gives jobs to Slurm and reads what became of them; everything it knows is on disk or in Slurm's answers."""
 
     shortest_gap_seconds = (
-        0.4  # two requests each: with a shorter one, trivial jobs cost the controller more than sbatch
+        0.25  # two requests each: with a shorter one, trivial jobs cost the controller more than sbatch
     )
 
     def __init__(self, site: Site) -> None:
@@ -95,7 +87,7 @@ class SlurmScheduler:
         queue = queue_of(submission.account)
         if not queue.own or submission.cancelling:
             return False
-        hand = _Hand(self._site, folder, submission, queue)
+        hand = Handover(self._site, folder, submission, queue)
         return any(hand.due(job) for job in submission.live_jobs())
 
     def start(self, folder: SubmissionFolder, submission: Submission) -> list[Handed]:
@@ -106,7 +98,7 @@ class SlurmScheduler:
             return []
         try:
             submission = folder.read(submission.number)  # as it is now that nobody else hands it over
-            return list(_Hand(self._site, folder, submission, queue_of(submission.account)).over())
+            return list(Handover(self._site, folder, submission, queue_of(submission.account)).over())
         finally:
             os.close(lock)
 
@@ -142,7 +134,7 @@ class SlurmScheduler:
         keys = [submission.key(job, submission.last(job).number) for job in jobs]
         for _ in range(2):
             snapshot = queue_of(submission.account).ask()
-            live = [row.id for key in keys for row in snapshot.jobs.get(key, []) if _is_live(row)]
+            live = [row.id for key in keys for row in snapshot.jobs.get(key, []) if row.live]
             if snapshot.error or not live:
                 break
             ask_slurm("scancel", *live)
@@ -169,183 +161,6 @@ def queue_of_this_account() -> SlurmQueue:
     from trackers.processes import this_account
 
     return queue_of(this_account())
-
-
-@dataclass
-class _Hand:
-    """One round of handing a submission's jobs over, in the order of their stages."""
-
-    site: Site
-    folder: SubmissionFolder
-    submission: Submission
-    queue: SlurmQueue
-    ids: dict[str, str] = field(default_factory=dict)  # of live jobs that Slurm was seen to know just now
-
-    def due(self, job: Job) -> bool:
-        """Tell whether something is to be done about a live job, without asking Slurm."""
-        attempt = self.submission.last(job.name)
-        files = self._files(job)
-        if not attempt.scheduler_id:
-            return self.queue.room() and not self.submission.waits_for_a_failure(job.name)
-        if self._hopeless(job) or files.held.exists() or sum(map(_is_live, self._rows(job, self.queue.snapshot))) > 1:
-            return True
-        self.ids = {j.name: self.submission.last(j.name).scheduler_id for j in self.submission.live_jobs()}
-        after = self._after(job)
-        return attempt.state is JobState.PENDING and after is not None and self._stale(job.name, after)
-
-    def over(self) -> Iterator[Handed]:
-        """Go through the live jobs; stop where Slurm takes no more for now."""
-        live = self.submission.live_jobs()
-        snapshot = self.queue.ask() if any(self._may_be_known(job) for job in live) else None
-        if snapshot is not None and snapshot.error:
-            for job in live:
-                if not self._id(job, None):
-                    yield self._handed(job, waiting=f"Slurm could not be asked: {snapshot.error}")
-            return
-        for job in live:
-            outcome = self._known(job, snapshot) or self._submitted(job)
-            if outcome is not None:
-                yield outcome
-                if outcome.refused or outcome.waiting:
-                    break
-        for job in live:
-            if self._files(job).held.exists() and job.name in self.ids:
-                self._release(job)
-
-    def _known(self, job: Job, snapshot: Snapshot | None) -> Handed | None:
-        """Adopt a job that Slurm has, end copies of it, and have it wait for the right ones."""
-        number = self._id(job, snapshot)
-        if not number:
-            return None
-        rows = self._rows(job, snapshot)
-        if copies := [row.id for row in rows if row.id != number and _is_live(row)]:
-            ask_slurm("scancel", *copies)
-        row = next((row for row in rows if row.id == number), None)
-        if row is not None and (_is_live(row) or row.state is JobState.COMPLETED):
-            self.ids[job.name] = number
-        attempt = self.submission.last(job.name)
-        if refusal := self._hopeless(job):
-            return self._handed(job, refused=refusal)
-        after = self._after(job)
-        if row is None or row.state is not JobState.PENDING or after is None or not self._stale(job.name, after):
-            changed = number != attempt.scheduler_id
-            return self._handed(job, scheduler_id=number, after=attempt.after) if changed else self._handed(job)
-        words = f"Dependency={'afterok:' + ':'.join(after) if after else ''}"
-        answer = ask_slurm("scontrol", "update", f"JobId={number}", words)
-        return self._handed(job, scheduler_id=number, after=after if answer.ok else attempt.after)
-
-    def _hopeless(self, job: Job) -> str:
-        """Say for what a job has waited long enough that only an administrator can change; empty for others."""
-        attempt = self.submission.last(job.name)
-        rows = self._rows(job, self.queue.snapshot)
-        patient = seconds_since(attempt.first_seen) < HOPELESS_SECONDS
-        return "" if patient else next((in_words(row) for row in rows if is_hopeless(row)), "")
-
-    def _submitted(self, job: Job) -> Handed | None:
-        """Give a job to Slurm that it certainly does not have; None where it is not its turn yet."""
-        after = self._after(job)
-        if after is None:
-            return None
-        files = self._files(job)
-        if not self.queue.room():
-            return self._handed(job, waiting="it waits its turn: the account has as many jobs as it may have")
-        hold = any(self.submission.last(name).scheduler_id for name in self._dependents(job))
-        files.handed_over.touch()
-        if hold:
-            files.held.touch()
-        answer = ask_slurm(
-            *self._sbatch(job, after, hold=hold),
-            seconds=SUBMIT_SECONDS,
-            script=files.script.read_text(errors="surrogateescape"),
-        )
-        number = parse_job_id(answer.output) if answer.ok else None
-        if number is None:
-            return self._refused(job, answer)
-        files.scheduler_id.write_text(number)
-        self.queue.submitted()
-        self.ids[job.name] = number
-        return self._handed(job, scheduler_id=number, after=after)
-
-    def _refused(self, job: Job, answer: Answer) -> Handed:
-        match refusal_of(answer.errors, timed_out=answer.code is None):
-            case Refusal.LIMIT:
-                self._files(job).handed_over.unlink(missing_ok=True)
-                self.queue.full()
-                return self._handed(job, waiting=f"it waits its turn: {slurm_words(answer.errors)}")
-            case Refusal.FINAL:
-                self._files(job).handed_over.unlink(missing_ok=True)
-                return self._handed(job, refused=answer.words)
-            case _:
-                if number := self._id(job, self.queue.ask()):  # the controller had accepted it all the same
-                    self.ids[job.name] = number
-                    return self._handed(job, scheduler_id=number, after=self._after(job) or ())
-                return self._handed(
-                    job, waiting=f"Slurm did not say whether it has it ({answer.words}); it is asked again"
-                )
-
-    def _release(self, job: Job) -> None:
-        """Let a retry run that was held until those that wait for it knew of it."""
-        if ask_slurm("scontrol", "release", self.ids[job.name]).ok:
-            self._files(job).held.unlink(missing_ok=True)
-
-    def _sbatch(self, job: Job, after: tuple[str, ...], *, hold: bool) -> list[str]:
-        attempt = self.submission.last(job.name)
-        key = self.submission.key(job.name, attempt.number)
-        asked_by = " ".join(self.submission.requested_by.split())
-        return [
-            *("sbatch", "--parsable", f"--job-name={key}", f"--comment={key} {asked_by}".rstrip()),
-            *(f"--chdir={self._files(job).directory}", f"--output={_output(self._files(job).script_log)}"),
-            *("--open-mode=append", "--kill-on-invalid-dep=no"),
-            *resource_words(attempt.resources),
-            *self.site.slurm.words(),
-            *([f"--dependency=afterok:{':'.join(after)}"] if after else []),
-            *(["--hold"] if hold else []),
-        ]
-
-    def _after(self, job: Job) -> tuple[str, ...] | None:
-        """Return the ids that a job must wait for; None where one of them is not to be had.
-
-        Only ids that Slurm was just seen to know: a dependency on any other one counts as fulfilled.
-        """
-        names = [name for name in self.submission.before(job.name) if not self.submission.succeeded(name)]
-        ids = [self.ids.get(name, "") for name in names]
-        return tuple(ids) if all(ids) else None
-
-    def _stale(self, job: str, wanted: tuple[str, ...]) -> bool:
-        """Whether a job waits for an attempt that will not succeed, or not for one that it should wait for."""
-        names = [name for name in self.submission.before(job) if self.submission.succeeded(name)]
-        done = {attempt.scheduler_id for name in names for attempt in self.submission.attempts[name]}
-        return set(self.submission.last(job).after) - done != set(wanted)
-
-    def _dependents(self, job: Job) -> list[str]:
-        return [j.name for j in self.submission.live_jobs() if job.name in self.submission.before(j.name)]
-
-    def _may_be_known(self, job: Job) -> bool:
-        return bool(self.submission.last(job.name).scheduler_id) or self._files(job).handed_over.exists()
-
-    def _id(self, job: Job, snapshot: Snapshot | None) -> str:
-        return known_id(self._files(job), self.submission.last(job.name), self._rows(job, snapshot))
-
-    def _rows(self, job: Job, snapshot: Snapshot | None) -> list[QueuedJob]:
-        key = self.submission.key(job.name, self.submission.last(job.name).number)
-        return snapshot.jobs.get(key, []) if snapshot is not None else []
-
-    def _files(self, job: Job) -> AttemptFiles:
-        return self.folder.attempt_files(self.submission, job.name, self.submission.last(job.name).number)
-
-    def _handed(self, job: Job, **facts: object) -> Handed:
-        return replace(Handed(job.name, self.submission.last(job.name).number), **facts)  # type: ignore[arg-type]
-
-
-def known_id(files: AttemptFiles, attempt: Attempt, rows: list[QueuedJob]) -> str:
-    """Return under which id an attempt runs: the copy that has claimed it, else the one that Slurm named, else any."""
-    if (owner := files.owner()) is not None and owner[1].isdecimal():
-        return owner[1]
-    named = attempt.scheduler_id or _read(files.scheduler_id)
-    live = sorted((row.id for row in rows if _is_live(row)), key=int)
-    if named and (not live or named in live):
-        return named
-    return live[0] if live else max((row.id for row in rows), key=int, default="")
 
 
 def _look(queue: SlurmQueue, folder: SubmissionFolder, submission: Submission, job: str, attempt: Attempt) -> Sighting:
@@ -400,7 +215,7 @@ def _left(snapshot: Snapshot, folder: SubmissionFolder, submission: Submission) 
     live, silent = [], []
     for job, attempt, files in _attempts(folder, submission):
         rows = snapshot.jobs.get(submission.key(job, attempt.number), [])
-        live += [row.id for row in rows if _is_live(row)]
+        live += [row.id for row in rows if row.live]
         if snapshot.error and not attempt.state.ended and (number := known_id(files, attempt, [])):
             live.append(number)
         owner = files.owner()
@@ -430,29 +245,5 @@ def _end_leftovers(snapshot: Snapshot, submission: Submission) -> None:
     """End what Slurm takes for running though it has written its end: Slurm might start it once more."""
     last = {job: submission.last(job) for job in submission.attempts}
     ended = [submission.key(job, attempt.number) for job, attempt in last.items() if attempt.state.ended]
-    if left := [row.id for key in ended for row in snapshot.jobs.get(key, []) if _is_live(row)]:
+    if left := [row.id for key in ended for row in snapshot.jobs.get(key, []) if row.live]:
         ask_slurm("scancel", *left)
-
-
-def _is_live(row: QueuedJob) -> bool:
-    return row.state is None or not row.state.ended
-
-
-def _output(path: Path) -> str:
-    """Return a log's path as sbatch takes it: it has symbols of its own, and no way to write a backslash."""
-    return "/dev/null" if "\\" in str(path) else str(path).replace("%", "%%")
-
-
-def resource_words(resources: Resources) -> list[str]:
-    """Return what a job asks for as sbatch takes it."""
-    mebibytes = math.ceil(resources.memory_gb * 1e9 / 2**20)
-    return [
-        *("--ntasks=1", f"--cpus-per-task={resources.cpus}", f"--mem={mebibytes}M", f"--time={resources.minutes}"),
-        *([f"--gpus={resources.gpus}"] if resources.gpus else []),
-    ]
-
-
-def _read(path: os.PathLike[str]) -> str:
-    with contextlib.suppress(OSError), open(path) as file:  # noqa: PTH123
-        return file.read().strip()
-    return ""

@@ -119,6 +119,11 @@ class QueuedJob:
     memory_gb: float | None = None
 
     @property
+    def live(self) -> bool:
+        """Whether it has not ended, as far as Slurm's word is understood."""
+        return self.state is None or not self.state.ended
+
+    @property
     def queued_seconds(self) -> float | None:
         """How long it waited; None as long as it has not begun."""
         try:

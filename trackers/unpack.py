@@ -16,13 +16,13 @@ import compileall
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
 import pathlib
 import shutil
 import sys
 import tarfile
+import tempfile
 import time
 import typing
 import venv
@@ -30,6 +30,7 @@ import zipfile
 
 COMPLETE = "complete"  # a file that is written last
 KEPT_SECONDS = 14 * 86400  # programs that began under an old version may still run
+PIECE_BYTES = 1 << 20
 SMALL_BYTES = 5_000_000  # what is compiled at once; the rest compiles itself when it is first used
 # Programs that run keep to the version that they began with, also after the link has been pointed to another one.
 REAL_PATHS = "import os, sys; sys.path[:] = [os.path.realpath(path) if path else path for path in sys.path]\n"
@@ -48,11 +49,11 @@ def unpack(versions: pathlib.Path, folder: str, wheels: dict[str, str]) -> None:
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
         for member in tar:
             file = tar.extractfile(member)
-            content = file.read() if file else b""
-            if left.pop(member.name, None) != hashlib.sha256(content).hexdigest():
-                raise ValueError(f"{member.name} did not arrive as it was sent")
-            _extract(content, packages)
-            size += len(content)
+            with tempfile.TemporaryFile(dir=target) as wheel:  # one may be larger than a login node's memory
+                if file is None or left.pop(member.name, None) != _copied(file, wheel):
+                    raise ValueError(f"{member.name} did not arrive as it was sent")
+                _extract(wheel, packages)
+            size += member.size
     if left:
         raise ValueError(f"{', '.join(left)} did not arrive")
     (packages / "sessionflow_real_paths.pth").write_text(REAL_PATHS)
@@ -61,8 +62,17 @@ def unpack(versions: pathlib.Path, folder: str, wheels: dict[str, str]) -> None:
     (target / COMPLETE).write_text("")
 
 
-def _extract(content: bytes, packages: pathlib.Path) -> None:
-    with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+def _copied(source: typing.IO[bytes], target: typing.IO[bytes]) -> str:
+    """Copy a file to another one; return its SHA-256."""
+    digest = hashlib.sha256()
+    while piece := source.read(PIECE_BYTES):
+        digest.update(piece)
+        target.write(piece)
+    return digest.hexdigest()
+
+
+def _extract(content: typing.IO[bytes], packages: pathlib.Path) -> None:
+    with zipfile.ZipFile(content) as wheel:
         for info in wheel.infolist():
             parts = pathlib.PurePosixPath(info.filename).parts
             if parts and parts[0].endswith(".data"):
@@ -123,7 +133,11 @@ def main(plan: dict[str, typing.Any]) -> dict[str, typing.Any]:
         versions.mkdir(parents=True, exist_ok=True)
         _lock(versions)
     if "unpack" in plan:
-        unpack(versions, plan["unpack"], plan["wheels"])
+        try:
+            unpack(versions, plan["unpack"], plan["wheels"])
+        except BaseException:  # half of it is of no use, and may have filled the volume
+            shutil.rmtree(versions / plan["unpack"], ignore_errors=True)
+            raise
     if "switch" in plan:
         switch(root, plan["switch"])
     complete = sorted(mark.parent.name for mark in versions.glob(f"*/{COMPLETE}"))

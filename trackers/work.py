@@ -8,6 +8,7 @@ from typing import Any
 
 from trackers.attempts import closed, judged, tracker_state, with_handover, with_retries, with_usage
 from trackers.commands import NAME_VARIABLE
+from trackers.environments import require
 from trackers.errors import FileSystemError, NotYetError, SessionLockedError, SubmissionError, TrackerOwnedError
 from trackers.files import atomic_write, make_directory
 from trackers.graph import Graph, Job
@@ -71,8 +72,10 @@ class Work:
         Raises:
             SubmissionError: another submission of this pipeline is open.
             TrackerOwnedError: the tracker is running under a manager that is not known here.
+            EnvironmentMissingError: the jobs need an environment that is not there.
         """
         digest = digest_of(self.target.name, self.pipeline, request.settings)
+        require(self.target.site, request.graph.jobs())
         self.ask()
         with self.folder.lock():
             submission = self._carried_out(request)

@@ -1,0 +1,77 @@
+"""Forge sessions into a dataset, or, with `--index`, make the index over them: `python -P -m jobs.forging --help`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import xxhash
+
+from jobs.forging_index import write_index
+from jobs.forging_multiday import tracked
+from jobs.forging_records import Record, records_of, verify
+from jobs.forging_session import forge
+from jobs.forging_sources import collect
+from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
+from trackers.forging_settings import ForgingSettings
+from trackers.layout import SessionPaths
+from trackers.names import ProcessingPipelines, session_time
+
+LIBRARIES = ("pynwb", "nwbinspector", "ndx-pose", "hdmf", "h5py", "polars", "numpy")
+
+
+def created(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -> datetime:
+    """Return what a session's NWB file has for the date of its creation: when the newest of its sources was made.
+
+    Not now: a file that is forged twice from the same sources is to be the same. Without result records it is the
+    session's own time.
+    """
+    return max([session_time(paths.session), *(datetime.fromisoformat(r["ended"]) for r in records.values())])
+
+
+def outputs(files: list[Path], directory: Path) -> Iterator[Output]:
+    """Describe files of a dataset for its result record."""
+    for path in files:
+        digest = xxhash.xxh3_128()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        yield Output(path.relative_to(directory).as_posix(), path.stat().st_size, digest.hexdigest())
+
+
+def main() -> None:
+    """Carry out the command line."""
+    parser = dataset_parser("Forges sessions into a dataset.", animal=False)
+    parser.add_argument("--settings", default="{}", help="settings of forging, JSON")
+    parser.add_argument("--index", action="store_true", help="make the index over sessions that were forged")
+    arguments = parser.parse_args()
+    dataset, sessions = dataset_paths(arguments)
+    settings = ForgingSettings.from_json(json.loads(arguments.settings), "--settings")
+    check_dataset_owner(dataset, sessions, arguments.manager_id)
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    notes: list[str] = []
+    files: list[Path] = []
+    if arguments.index:
+        files = write_index(dataset.directory, dataset.project, dataset.dataset, sessions, settings, versions)
+    else:
+        progress = Progress(len(sessions), "sessions")
+        for number, paths in enumerate(sessions, start=1):
+            folder = dataset.directory / paths.animal
+            records = records_of(paths)
+            cells = tracked(folder, paths.session)
+            sources = replace(collect(paths), notes=tuple(verify(paths, records)), tracked=cells)
+            check_dataset_owner(dataset, sessions, arguments.manager_id)
+            summary = forge(sources, settings, folder, created(paths, records))
+            notes += [f"{paths}: {words}" for words in (*summary["missing"], *summary["notes"])]
+            files += sorted(folder.glob(f"{paths.session}[._]*"))
+            progress.show(number)
+    print("\n".join(notes))
+    write_report(outputs(files, dataset.directory), versions, notes)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,82 @@
+"""The index over a dataset: one row for each session in `index.feather`, everything else in `dataset.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from jobs.forging_session import write_table
+from trackers.errors import NotFoundError
+from trackers.files import atomic_write
+from trackers.forging_settings import ForgingSettings
+from trackers.layout import SessionPaths
+from trackers.names import session_time
+
+SCHEMA: dict[str, Any] = {
+    "animal": pl.String,
+    "session": pl.String,
+    "date": pl.Datetime("us", "UTC"),
+    "type": pl.String,
+    "experiment": pl.String,
+    "nwb": pl.String,
+    "table": pl.String,
+    "clock": pl.String,
+    "rows": pl.UInt32,
+    "duration_s": pl.Float64,
+    "planes": pl.UInt16,
+    "rois": pl.UInt32,
+    "cells": pl.UInt32,
+    "tracked": pl.UInt32,
+    "trials": pl.UInt32,
+    "licks": pl.UInt32,
+    "rewards": pl.UInt32,
+    "water_uL": pl.Float64,
+    "distance_cm": pl.Float64,
+    "cameras": pl.List(pl.String),
+    "missing": pl.List(pl.String),
+    "notes": pl.List(pl.String),
+}
+
+
+def write_index(
+    directory: Path,
+    project: str,
+    dataset: str,
+    sessions: Sequence[SessionPaths],
+    settings: ForgingSettings,
+    versions: Mapping[str, str],
+) -> list[Path]:
+    """Write `index.feather` and `dataset.json` over sessions that were forged; return both.
+
+    Raises:
+        NotFoundError: one of them was not; nothing was written.
+    """
+    summaries = [_summary(directory, paths) for paths in sorted(sessions, key=lambda p: (p.animal, p.session))]
+    dated = [{**summary, "date": session_time(summary["session"])} for summary in summaries]
+    rows = [{name: row[name] for name in SCHEMA} for row in dated]
+    index = directory / "index.feather"
+    write_table(pl.DataFrame(rows, schema=SCHEMA, orient="row"), index)
+    description = directory / "dataset.json"
+    content = {
+        "version": 1,
+        "dataset": dataset,
+        "project": project,
+        "settings": asdict(settings),
+        "versions": dict(versions),
+        "sessions": summaries,
+    }
+    atomic_write(description, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    return [index, description]
+
+
+def _summary(directory: Path, paths: SessionPaths) -> dict[str, Any]:
+    path = directory / paths.animal / f"{paths.session}.json"
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise NotFoundError(f"{paths} has not been forged: {path} is not there. No index was written.") from None

@@ -1,0 +1,185 @@
+"""Forged sessions: valid NWB, every value traced to its source, and the same bytes whenever they are forged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.environments import environment
+from tests.forging_session import EXPERIMENT, LICK, PROJECT, RUN, SESSION, plant, plant_multiday
+from trackers.layout import DatasetPaths, SessionPaths
+from trackers.lock import SessionLock
+
+MANAGER = 7
+SETTINGS = {"species": "Mus musculus", "institution": "Example University"}
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+READ = """
+import json, sys
+from pynwb import NWBHDF5IO
+with NWBHDF5IO(sys.argv[1], "r") as io:
+    file = io.read()
+    subject = {key: str(value) for key, value in file.subject.fields.items()}
+    more = {name: getattr(file, name) for name in ("lab", "institution", "session_id", "notes", "identifier")}
+    series = [*file.processing["behavior"].data_interfaces.values(), file.processing["ophys"]["Fluorescence"]["plane0"]]
+    rates = {each.name: each.rate for each in series if getattr(each, "data", None) is not None}
+    places = [plane.location for plane in file.imaging_planes.values()]
+    more |= {"subject": subject, "start": str(file.session_start_time)}
+    print(json.dumps({"places": places, "rates": rates, **more}))
+"""
+
+
+def locked(paths: SessionPaths, dataset: DatasetPaths) -> None:
+    """Take the locks that the job wants its manager to have."""
+    dataset.directory.mkdir(parents=True, exist_ok=True)
+    for lock in (paths.lock, dataset.lock):
+        SessionLock(lock).acquire(MANAGER)
+
+
+def forge(
+    paths: SessionPaths, dataset: DatasetPaths, *words: str, settings: dict[str, Any] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the job's program on one session."""
+    roots = [f"--{name}={path}" for name, path in (("storage", paths.volumes.storage), ("datasets", dataset.root))]
+    command = [*roots, f"--working={paths.volumes.working}", f"--project={PROJECT}", f"--dataset={dataset.dataset}"]
+    command += ["--manager-id", str(MANAGER), "--sessions", f"{paths.animal}/{paths.session}", *words]
+    command += ["--settings", json.dumps(SETTINGS if settings is None else settings)]
+    return in_environment("-P", "-m", "jobs.forging", *command)
+
+
+def in_environment(*words: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[1])
+    variables = {**os.environ, "PYTHONPATH": root}
+    return subprocess.run(
+        [str(environment("forging")), *words], env=variables, cwd=root, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetPaths:
+    environment("forging")
+    return DatasetPaths(tmp_path / "datasets", PROJECT, "learning")
+
+
+@pytest.mark.parametrize("kind", [EXPERIMENT, RUN, LICK])
+def test_every_value_of_a_valid_file_is_traced_back_to_its_source(
+    tmp_path: Path, dataset: DatasetPaths, kind: str
+) -> None:
+    paths = plant(tmp_path, kind)
+    locked(paths, dataset)
+    made = forge(paths, dataset)  # which validates and inspects it, or fails
+    assert made.returncode == 0, made.stderr
+    nwb = str(dataset.directory / f"305/{SESSION}.nwb")
+    traced = json.loads(in_environment("-m", "tests.forging_trace", nwb, str(paths.processed_data)).stdout)
+    assert traced["wrong"] == []
+    assert traced["untraced"] == []
+    assert traced["values"] > 5_000
+
+
+def test_identities_across_days_are_those_of_multi_day_processing(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    plant_multiday(dataset.directory / "305")
+    made = forge(paths, dataset)
+    assert made.returncode == 0, made.stderr
+    nwb = str(dataset.directory / f"305/{SESSION}.nwb")
+    traced = json.loads(in_environment("-m", "tests.forging_trace", nwb, str(paths.processed_data)).stdout)
+    assert (traced["wrong"], traced["untraced"]) == ([], [])
+    cells = pl.read_ipc(dataset.directory / f"305/{SESSION}_cells.feather")
+    assert cells.filter(pl.col("multiday_cell").is_not_null()).select("plane", "roi", "multiday_cell").rows() == [
+        (0, 1, 0),
+        (1, 4, 0),
+    ]
+    summary = json.loads((dataset.directory / f"305/{SESSION}.json").read_text())
+    assert summary["multiday_cells"] == [[0, 0], [0, 1], [1, 0]]
+    table = pl.read_ipc(dataset.directory / f"305/{SESSION}.feather")
+    assert table["multiday_deconvolved"].to_numpy().shape == (250, 3)
+
+
+def test_the_subject_and_the_session_are_those_of_the_descriptions(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    assert forge(paths, dataset).returncode == 0
+    read = json.loads(in_environment("-c", READ, str(dataset.directory / f"305/{SESSION}.nwb")).stdout)
+    assert read["start"] == "2025-08-26 18:30:15.123456+00:00"
+    assert (read["session_id"], read["notes"], read["institution"]) == (SESSION, "Ran well.", "Example University")
+    assert read["places"] == ["CA1", "CA1"]
+    assert read["rates"]["running_speed"] == 20.0  # a regular clock
+    assert read["rates"]["plane0"] is None  # the mesoscope's is not
+    expected = {"subject_id": "305", "species": "Mus musculus", "sex": "F", "genotype": "WT"}
+    expected |= {"age": "P237D", "weight": "0.0214 kg", "date_of_birth": "2025-01-01 00:00:00.000001+00:00"}
+    assert {key: read["subject"][key] for key in expected} == expected
+
+
+def test_forged_twice_all_files_are_the_same_bytes(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths, again = plant(tmp_path), DatasetPaths(tmp_path / "elsewhere", PROJECT, "learning")
+    locked(paths, dataset)
+    again.directory.mkdir(parents=True)
+    SessionLock(again.lock).acquire(MANAGER)
+    for place in (dataset, again):
+        for words in ([], ["--index"]):
+            made = forge(paths, place, *words)
+            assert made.returncode == 0, made.stderr
+    names = [f"305/{SESSION}{end}" for end in (".nwb", ".feather", "_cells.feather", ".json")]
+    for name in (*names, "index.feather", "dataset.json"):
+        assert (dataset.directory / name).read_bytes() == (again.directory / name).read_bytes(), name
+
+
+def test_the_index_has_a_row_for_each_session_and_lists_what_is_missing(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    assert forge(paths, dataset).returncode == 0
+    assert forge(paths, dataset, "--index").returncode == 0
+    (row,) = pl.read_ipc(dataset.directory / "index.feather").rows(named=True)
+    assert (row["animal"], row["session"], row["type"], row["clock"]) == ("305", SESSION, EXPERIMENT, "imaging volumes")
+    assert (row["planes"], row["rois"], row["cells"], row["trials"], row["licks"]) == (2, 15, 9, 3, 75)
+    assert "camera_data: neither pose nor motion of the right camera is there" in row["missing"]
+    described = json.loads((dataset.directory / "dataset.json").read_text())
+    assert described["settings"]["species"] == "Mus musculus"
+    assert described["sessions"][0]["missing"] == row["missing"]
+
+
+def test_cells_that_people_curated_are_the_accepted_ones(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    curated = paths.processed_data / "mesoscope_data/plane0/iscell.npy"
+    iscell = np.load(curated)
+    iscell[:, 0] = [0, 0, 0, 0, 0, 0, 1]
+    np.save(curated, iscell)
+    assert forge(paths, dataset).returncode == 0
+    cells = pl.read_ipc(dataset.directory / f"305/{SESSION}_cells.feather")
+    assert cells.filter(pl.col("plane") == 0)["roi"].to_list() == [6]
+    assert pl.read_ipc(dataset.directory / f"305/{SESSION}.feather")["fluorescence"].to_numpy().shape == (250, 6)
+
+
+def test_frames_that_do_not_fit_their_pulses_are_refused_and_nothing_is_written(
+    tmp_path: Path, dataset: DatasetPaths
+) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    table = paths.processed_data / "behavior_data/mesoscope_frame_data.feather"
+    pl.read_ipc(table)[:-4].write_ipc(table)
+    made = forge(paths, dataset)
+    assert made.returncode == 1
+    assert f"{PROJECT}/305/{SESSION}: the mesoscope sent 248 pulses" in made.stderr
+    assert not (dataset.directory / "305").exists()
+    told = forge(paths, dataset, settings={**SETTINGS, "unclear_frames": "from start"})
+    assert told.returncode == 0, told.stderr
+    assert len(pl.read_ipc(dataset.directory / f"305/{SESSION}.feather")) == 248
+    assert "2 volumes have no time" in told.stdout
+
+
+def test_a_job_whose_manager_lacks_a_lock_changes_nothing(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path)
+    dataset.directory.mkdir(parents=True)
+    SessionLock(dataset.lock).acquire(MANAGER)
+    made = forge(paths, dataset)
+    assert made.returncode != 0
+    assert not (dataset.directory / "305").exists()

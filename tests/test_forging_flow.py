@@ -1,0 +1,148 @@
+"""`sessionflow forge`: sessions into a dataset, and what keeps one out of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from tests.environments import environment
+from tests.forging_session import PROJECT, RUN, SESSION, mark_done, plant
+from tests.prefect_server import PrefectServer
+from tests.test_cli import sessionflow
+from trackers.layout import SessionPaths
+from trackers.lock import SessionLock
+from trackers.names import ProcessingPipelines as P
+
+SECOND = "2025-08-27-18-30-15-123456"
+MADE = (P.BEHAVIOR, P.VIDEO)
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    environment("forging")
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    server.stop()
+
+
+class Forge:
+    """A project of two sessions, and the command on it."""
+
+    def __init__(self, root: Path, prefect: PrefectServer) -> None:
+        self.root, self.prefect = root, prefect
+        self.experiment, self.training = plant(root), plant(root, RUN, session=SECOND)
+        mark_done(self.experiment, *MADE, P.SUITE2P)
+        mark_done(self.training, *MADE)
+        self.dataset = root / "datasets" / PROJECT / "learning"
+        description = {
+            "storage_root": str(root / "storage"),
+            "working_root": str(root / "working"),
+            "datasets_root": str(root / "datasets"),
+            "environments": {"forging": {"python": str(environment("forging"))}},
+        }
+        self.description = root / "server.yaml"
+        self.description.write_text(yaml.safe_dump(description))
+
+    def __call__(self, *words: str, species: str = "Mus musculus") -> tuple[int, str]:
+        """Run the command; return its exit code and what it said."""
+        options = [
+            "--project",
+            PROJECT,
+            "--server",
+            str(self.description),
+            *(["--species", species] if species else []),
+        ]
+        done = sessionflow("forge", "learning", *options, *words, environment=self.prefect.environment)
+        return done.returncode, done.stdout + done.stderr
+
+    def index(self) -> list[tuple[str, str]]:
+        """Return session and clock of every row of the index."""
+        return pl.read_ipc(self.dataset / "index.feather").select("session", "clock").rows()
+
+
+@pytest.fixture
+def forge(tmp_path: Path, prefect: PrefectServer) -> Forge:
+    return Forge(tmp_path, prefect)
+
+
+def free(paths: SessionPaths) -> bool:
+    return SessionLock(paths.lock).read().free
+
+
+def test_all_sessions_whose_pipelines_are_done_are_forged_once(forge: Forge) -> None:
+    code, said = forge()
+    assert code == 0, said
+    assert forge.index() == [(SESSION, "imaging volumes"), (SECOND, "every 100 ms")]
+    assert f"{PROJECT}/305/{SESSION}: camera_data: neither pose nor motion of the right camera is there" in said
+    assert free(forge.experiment)
+    assert free(forge.training)
+    record = json.loads((forge.dataset / "results/FORGING.json").read_text())
+    made = {output["path"] for output in record["outputs"]}
+    assert {f"305/{SESSION}.nwb", f"305/{SECOND}.feather", "index.feather", "dataset.json"} <= made
+    assert record["versions"]["pynwb"]
+    code, said = forge()
+    assert code == 0
+    assert "done already" in said
+
+
+def test_what_must_be_done_before_is_said_of_every_session(forge: Forge) -> None:
+    forge.experiment.tracker(P.SUITE2P).unlink()
+    forge.training.tracker(P.VIDEO).unlink()
+    code, said = forge("--sessions", f"305/{SESSION}", f"305/{SECOND}")
+    assert code == 2
+    assert "run suite2p first" in said
+    assert "run video first" in said
+    assert not (forge.dataset / "index.feather").exists()
+
+
+@pytest.mark.slow
+def test_a_required_pass_of_quality_control_is_asked_of_every_session(forge: Forge) -> None:
+    named = ("--sessions", f"305/{SESSION}", f"305/{SECOND}", "--require-qc")
+    code, said = forge(*named)
+    assert code == 2
+    assert said.count("it has no quality control yet: run its report first") == 2
+    for paths, verdict in ((forge.experiment, "fail"), (forge.training, "pass")):
+        (paths.processed_data / "report").mkdir()
+        checks = {"checks": [{"name": "bleached", "verdict": verdict}]}
+        (paths.processed_data / "report/qc.json").write_text(json.dumps(checks))
+    code, said = forge(*named)
+    assert code == 2
+    assert f"{PROJECT}/305/{SESSION}: quality control says no: bleached" in said
+    assert SECOND not in said
+    overruled = {"bleached": {"verdict": "pass", "reason": "only at the end", "by": "ada"}}
+    (forge.experiment.tracking_data / "verdicts.json").write_text(json.dumps(overruled))
+    code, said = forge(*named)
+    assert code == 0, said
+
+
+def test_without_a_species_nothing_is_done_and_the_file_to_write_is_named(forge: Forge) -> None:
+    code, said = forge("--sessions", f"305/{SECOND}", species="")
+    assert code == 2
+    assert f"Write it to {forge.root}/storage/{PROJECT}/settings/forging.yaml" in said
+    assert not forge.dataset.exists()
+    (forge.root / f"storage/{PROJECT}/settings").mkdir()
+    (forge.root / f"storage/{PROJECT}/settings/forging.yaml").write_text("species: Mus musculus\n")
+    code, said = forge("--sessions", f"305/{SECOND}", species="")
+    assert code == 0, said
+
+
+@pytest.mark.slow
+def test_an_archived_session_is_forged_from_its_archive(forge: Forge) -> None:
+    shutil.move(forge.training.processed_data, forge.training.archived_data)
+    shutil.rmtree(forge.training.source_data)
+    forge.training.tracker(P.PREPARATION).unlink()
+    code, said = forge("--sessions", f"305/{SECOND}")
+    assert code == 0, said
+
+
+def test_a_name_that_is_no_session_is_refused(forge: Forge) -> None:
+    code, said = forge("--sessions", SECOND)
+    assert code == 2
+    assert "write ANIMAL/SESSION" in said
