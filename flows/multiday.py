@@ -22,6 +22,8 @@ async def multiday(
 ) -> PipelineReport:
     """Find the cells that several sessions of an animal share, then extract their activity from each session.
 
+    The new result takes its place when all of it is there; the one before is kept beside it.
+
     A cell is one on each day at most, and never a guess: a mask that might be two cells is left out, and says why.
 
     Args:
@@ -55,4 +57,6 @@ async def multiday(
             for name in names
         ]
         discover = Job("discover", command, resources, environment="suite2p")
-        return await run(Stage("discover", (discover,)), Stage("extract", tuple(extract)))
+        program = run.program("multiday_publication", "--sessions", *names)
+        publish = Job("publish", program, Resources(memory_gb=1, minutes=20))
+        return await run(Stage("discover", (discover,)), Stage("extract", tuple(extract)), Stage("publish", (publish,)))

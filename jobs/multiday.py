@@ -12,11 +12,12 @@ import numpy as np
 import polars as pl
 
 from jobs.multiday_planes import Plane, consensus, entry, in_day, plane_folders, read_plane, saved, written
+from jobs.multiday_publication import fresh
 from jobs.multiday_registration import Registration, register
 from jobs.multiday_tracking import Found, moved, track
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
 from trackers.errors import SessionDataError
-from trackers.layout import DatasetPaths, SessionPaths
+from trackers.layout import SessionPaths
 
 Row = dict[str, Any]
 SCHEMA = {
@@ -33,8 +34,8 @@ SCHEMA = {
 }
 
 
-def discover(dataset: DatasetPaths, sessions: Sequence[SessionPaths], progress: Progress | None = None) -> list[Output]:
-    """Register the planes of all sessions, track their cells, and write table, maps and masks.
+def discover(folder: Path, sessions: Sequence[SessionPaths], progress: Progress | None = None) -> list[Output]:
+    """Register the planes of all sessions, track their cells, and write table, maps and masks to a folder.
 
     Raises:
         SessionDataError: suite2p's output of a session is missing, or its planes are others than the first session's.
@@ -51,13 +52,13 @@ def discover(dataset: DatasetPaths, sessions: Sequence[SessionPaths], progress: 
         maps |= {f"plane{number}_{key}": value for key, value in _maps(registrations).items()}
         for session, day_rows, day_masks in zip(sessions, found, here, strict=True):
             rows += [{**row, "session": session.session, "plane": number} for row in day_rows]
-            masks[dataset.directory / session.session / f"plane{number}"] = day_masks
+            masks[folder / session.session / f"plane{number}"] = day_masks
         cells += len(here[0])
         if progress:
             progress.show(number + 1, len(planes))
-    outputs = [saved(folder / "stat.npy", np.array(m, object), dataset.directory) for folder, m in masks.items()]
-    outputs.append(saved(dataset.directory / "registration.npz", maps, dataset.directory))
-    return [*outputs, written(dataset.directory / "cells.feather", _table(rows), dataset.directory)]
+    outputs = [saved(place / "stat.npy", np.array(m, object), folder) for place, m in masks.items()]
+    outputs.append(saved(folder / "registration.npz", maps, folder))
+    return [*outputs, written(folder / "cells.feather", _table(rows), folder)]
 
 
 def tracked_plane(
@@ -164,8 +165,9 @@ def main() -> None:
     arguments = dataset_parser("Discovers the cells that are found on several days.", animal=True).parse_args()
     dataset, sessions = dataset_paths(arguments)
     check_dataset_owner(dataset, sessions, arguments.manager_id)
-    outputs = discover(dataset, sessions, Progress(1, "planes"))
-    table = pl.read_ipc(dataset.directory / "cells.feather")
+    folder = fresh(dataset.directory)
+    outputs = discover(folder, sessions, Progress(1, "planes"))
+    table = pl.read_ipc(folder / "cells.feather")
     notes = [f"{status}: {count}" for status, count in sorted(table["status"].value_counts().rows())]
     tracked = table.filter(pl.col("status") == "tracked")["cell"].n_unique()
     print("\n".join([f"{tracked} cells are found on several days", *notes]))

@@ -10,22 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.multiday_planes import entry, plane_folders, read_plane, saved
+from jobs.multiday_publication import NEXT
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
 from trackers.errors import BadInputError
-from trackers.layout import DatasetPaths, SessionPaths
+from trackers.layout import SessionPaths
 
 Array = NDArray[np.float32]
 
 
-def extract(dataset: DatasetPaths, session: SessionPaths, progress: Progress | None = None) -> list[Output]:
+def extract(result: Path, session: SessionPaths, progress: Progress | None = None) -> list[Output]:
     """Write F, Fneu and spks of every plane, (cells, frames) in the order of stat.npy; NaN where a cell has no mask."""
     outputs = []
     folders = plane_folders(session)
     for number, folder in enumerate(folders):
-        target = dataset.directory / session.session / folder.name
+        target = result / session.session / folder.name
         stat = np.load(target / "stat.npy", allow_pickle=True)
         for name, traces in traces_of(folder, list(stat)).items():
-            outputs.append(saved(target / f"{name}.npy", traces, dataset.directory))
+            outputs.append(saved(target / f"{name}.npy", traces, result))
         if progress:
             progress.show(number + 1, len(folders))
     return outputs
@@ -97,7 +98,7 @@ def main() -> None:
     if len(sessions) != 1:
         raise BadInputError(f"One session is extracted at a time, and these are {len(sessions)}. Nothing was done.")
     check_dataset_owner(dataset, sessions, arguments.manager_id)
-    outputs = extract(dataset, sessions[0], Progress(1, "planes"))
+    outputs = extract(dataset.directory / NEXT, sessions[0], Progress(1, "planes"))
     check_dataset_owner(dataset, sessions, arguments.manager_id)
     write_report(outputs, {name: metadata.version(name) for name in ("suite2p", "torch", "numpy")})
 

@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
 
-SAME = 0.3  # mean overlap (Jaccard) of a cell's masks on two days, at least
+SAME = 0.25  # mean overlap (Jaccard) of a cell's masks on two days, at least
 SEEN = 0.1  # what overlaps less has nothing to do with each other
 RIVAL = 0.7  # of its own overlap: who else overlaps as much makes it uncertain
 _APART = 1e3  # the distance of two cells of one day, which no mean can hide
