@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _add_process_project(commands)
     _add_exclude(commands)
     _add_where(commands)
+    _add_arrival(commands)
     add_up_commands(functools.partial(_command, commands))
     return top
 
@@ -377,6 +378,16 @@ def _add_exclude(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         _add_roots(command)
     exclude.set_defaults(carry_out="flows.cli_project:exclude")
     include.set_defaults(carry_out="flows.cli_project:include")
+
+
+def _add_arrival(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "process a project's sessions when they arrive, or no more"
+    command = _command(commands, "arrival", summary, ["arrival on P --server lab", "arrival off P", "arrival show P"])
+    command.add_argument("action", choices=("on", "off", "show"), help="sessions that are complete already stay alone")
+    command.add_argument("project", metavar="PROJECT")
+    command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_project:arrival")
 
 
 def _add_where(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

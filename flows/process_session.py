@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flows.archiving import archiving
+from flows.awaiting import await_data
 from flows.behavior import behavior
 from flows.checksum import checksum
 from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle, refusal
@@ -74,6 +75,7 @@ async def process_session(
         facts = await connection.describe()
         if reason := refusal(facts):
             raise NotEligibleError(f"{facts['target']} cannot be processed: {reason}")
+        await await_data(facts)
         skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
         if facts["lock"]["manager_id"] == NOBODY and all(skips):
             return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))

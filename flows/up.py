@@ -116,6 +116,8 @@ class Up:
         words = ("worker", "start", "--pool", POOL, "--type", "process", "--name", self._worker_name)
         command = (sys.executable, "-m", "prefect", *words, "--no-create-pool-if-not-found")
         self._worker = Part("worker", command, worker, folder / "worker.log", dies_by="KILL", say=say)
+        watch = (sys.executable, "-P", "-m", "flows.arrival")
+        self._watch = Part("arrival watch", watch, worker, folder / "arrival.log", dies_by="KILL", say=say)
 
     async def run(self) -> int:
         """Start everything, stay until told to stop, and end everything; return the exit code."""
@@ -130,6 +132,7 @@ class Up:
                     await self._stop.wait()
                 await self._end()
         finally:  # whatever went wrong, nothing stays behind
+            await self._watch.end(signal.SIGKILL, WORKER_SECONDS)
             await self._worker.end(signal.SIGKILL, WORKER_SECONDS)
             await self._server.end(signal.SIGTERM, SERVER_SECONDS)
         say("stopped")
@@ -161,6 +164,9 @@ class Up:
         await self._worker.start()
         self._worker.keep()
         say(f"worker: {self._worker_name}; its log: {self._worker.log}")
+        await self._watch.start()
+        self._watch.keep()
+        say(f"arrival watch: once a minute; its log: {self._watch.log}")
         self._welcome()
 
     async def _answers(self, client: PrefectClient) -> None:
@@ -238,6 +244,7 @@ class Up:
 
     async def _end(self) -> None:
         """End in order: no new runs, time for those that run, the worker, what is left of them, the server last."""
+        await self._watch.end(signal.SIGKILL, WORKER_SECONDS)
         try:
             async with get_client() as client:
                 await asyncio.wait_for(self._drain(client), self._settings.drain_seconds + 60)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
+from trackers import arrivals as arriving
 from trackers import environments, exclusions, facts, leases, sweep
 from trackers.errors import BadInputError, TrackerCorruptError
 from trackers.files import load_yaml
@@ -227,6 +228,23 @@ def include(arguments: dict[str, Any]) -> dict[str, str]:
     return {"was_excluded": exclusions.include(_paths(arguments))}
 
 
+def arrivals(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return which sessions have arrived, in every project that wants them processed then; see `trackers.arrivals`."""
+    return arriving.arrivals(_site(arguments), arguments.get("waiting") or ())
+
+
+def arrival(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Say whether a project's sessions are processed on arrival, after switching that `on` or `off` where asked to."""
+    target = _target(arguments)
+    match arguments.get("switch"):
+        case "on":
+            arriving.switch_on(target, str(arguments.get("requested_by") or ""))
+        case "off":
+            arriving.switch_off(target)
+    found = arriving.arrival_of(target)
+    return {"on": found is not None, "words": found.describe() if found else ""}
+
+
 def where(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """List the folders of a session, or of all of an animal's, with size and state."""
     from trackers.places import SECONDS, places  # asked by people only
@@ -312,5 +330,6 @@ CALLS: dict[str, Call] = {
         *(submit, watch, cancel_all, finish),
         *(sweep_look, sweep_repair),
         *(exclude, include, where),
+        *(arrivals, arrival),
     )
 }
