@@ -1,4 +1,4 @@
-"""The arrival watch: starts a session when its data is complete. A part of `sessionflow up`; no run of its own.
+"""The arrival watch: starts a session when its data is complete. A part of the watch of `sessionflow up`.
 
 Once a minute it asks every server one question, for all of its projects and all runs that await data.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -22,12 +21,10 @@ from tasks.client import connected
 from tasks.compute_server import STORAGE_VARIABLE, ComputeServer, this_computer
 
 DEPLOYMENT = "process-session"
-SECONDS = 60.0  # between two looks
 ANSWER_SECONDS = 45.0  # for a server to answer; it is asked again a minute later
 REQUESTED_BY = "arrival watch"
 HERE = ""  # the id of the block that this computer has not
 Session = dict[str, str]
-logger = logging.getLogger("sessionflow")
 
 
 async def look(servers: dict[str, ComputeServer]) -> list[str]:
@@ -116,19 +113,3 @@ def _block_of(run: FlowRun) -> str:
     server = (run.parameters or {}).get("server")
     reference = server.get("$ref") if isinstance(server, dict) else None
     return str(reference.get("block_document_id")) if isinstance(reference, dict) else HERE
-
-
-async def watch() -> None:
-    """Look again and again, until ended."""
-    while True:
-        try:
-            for line in await look(await servers()):
-                logger.warning("%s", line)
-        except Exception as error:  # Prefect is away: it is asked again
-            logger.warning("The arrival watch could not look: %s", str(error) or type(error).__name__)
-        await asyncio.sleep(SECONDS)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    asyncio.run(watch())

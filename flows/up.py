@@ -23,6 +23,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.settings import temporary_settings
 
 from flows import up_runs, up_steps
+from flows.morning import NOTIFY_VARIABLE
 from flows.up_parts import Part
 from flows.up_settings import POOL, UpSettings
 from tasks.compute_server import STORAGE_VARIABLE
@@ -116,8 +117,8 @@ class Up:
         words = ("worker", "start", "--pool", POOL, "--type", "process", "--name", self._worker_name)
         command = (sys.executable, "-m", "prefect", *words, "--no-create-pool-if-not-found")
         self._worker = Part("worker", command, worker, folder / "worker.log", dies_by="KILL", say=say)
-        watch = (sys.executable, "-P", "-m", "flows.arrival")
-        self._watch = Part("arrival watch", watch, worker, folder / "arrival.log", dies_by="KILL", say=say)
+        watch = (sys.executable, "-P", "-m", "flows.watch", str(folder / "told.json"))
+        self._watch = Part("watch", watch, worker, folder / "watch.log", dies_by="KILL", say=say)
 
     async def run(self) -> int:
         """Start everything, stay until told to stop, and end everything; return the exit code."""
@@ -166,7 +167,8 @@ class Up:
         say(f"worker: {self._worker_name}; its log: {self._worker.log}")
         await self._watch.start()
         self._watch.keep()
-        say(f"arrival watch: once a minute; its log: {self._watch.log}")
+        told = os.environ.get(NOTIFY_VARIABLE) or f"nobody; {NOTIFY_VARIABLE} names blocks"
+        say(f"watch: arrivals once a minute; failures are told to {told}; its log: {self._watch.log}")
         self._welcome()
 
     async def _answers(self, client: PrefectClient) -> None:

@@ -28,6 +28,7 @@ from prefect.workers.process import ProcessWorker
 from flows.up_settings import HEARTBEAT_SECONDS, POOL
 from tasks import server_files
 from tasks.compute_server import ComputeServer
+from tasks.mail import Mail
 from tasks.servers import Server, find_server
 from trackers.errors import BadInputError
 
@@ -203,7 +204,8 @@ async def _block(client: PrefectClient, server: Server, block: str, path: Path) 
 
 
 def _register() -> None:
-    ComputeServer.register_type_and_schema(_sync=True)  # type: ignore[call-arg]
+    for kind in (ComputeServer, Mail):
+        kind.register_type_and_schema(_sync=True)  # type: ignore[call-arg]
 
 
 def _survive(template: dict[str, Any]) -> bool:
