@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Side, all_ended, states
 from trackers.kill import processes_of
 from trackers.processes import ProcessIdentity
@@ -107,3 +109,13 @@ def test_a_job_killed_with_9_is_failed_and_not_run_again(side: Side, tmp_path: P
     assert states(view)["victim"] == "FAILED"
     assert "killed" in view["jobs"][0]["reason"]
     assert trace.read_text().split() == ["run"]
+
+
+def test_a_manager_that_is_itself_a_job_of_slurm_hands_none_of_that_on(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    side.take_lock()
+    view = side.wait(side.submit([("first", "true")], [("second", "true")]), all_ended)
+    assert states(view) == {"first": "COMPLETED", "second": "COMPLETED"}
