@@ -46,14 +46,7 @@ def prefect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PrefectS
 def run(project: TrivialProject, cluster: Cluster, prefect: PrefectServer, seconds: float) -> dict[str, Any]:
     """Run a project to its end, in a process of its own; return what that says."""
     description = project.root / "server.json"
-    description.write_text(
-        server_of(
-            cluster,
-            project.root,
-            **project.volumes,
-            environments={name: {"python": str(project.root / "python")} for name in ("core", "suite2p")},
-        ).model_dump_json()
-    )
+    description.write_text(server_of(cluster, project.root, **project.server).model_dump_json())
     done = subprocess.run(
         [sys.executable, "-m", "tests.trivial_project", str(description), '{"maximum_sessions": 50}'],
         env=prefect.environment,

@@ -31,6 +31,7 @@ from trackers.targets import Target
 PROJECT, ANIMAL = "Project", "305"
 FIRST = datetime(2025, 8, 26, 18, 30, 15, 123456)
 KINDS = tuple(SessionTypes)
+ENVIRONMENTS = ("core", "behavior", "suite2p")
 _TRAINED = {ProcessingPipelines.CHECKSUM: 1, ProcessingPipelines.PREPARATION: 1, ProcessingPipelines.BEHAVIOR: 7}
 JOBS = {  # of every pipeline that a session of a type has; a recording has one plane
     SessionTypes.LICK_TRAINING: _TRAINED,
@@ -88,16 +89,20 @@ exec {python} "$@"
         return sum(sum(JOBS[kind].values()) for kind in self.kinds)
 
     @property
-    def volumes(self) -> dict[str, str]:
-        """Both volumes, which are one, as a server's description has them."""
-        return {"storage_root": str(self.root / "data"), "working_root": str(self.root / "data")}
+    def server(self) -> dict[str, Any]:
+        """Parts of the server's description: the volumes, which are one, and jobs that take next to nothing."""
+        python, little = {"python": str(self.root / "python")}, {"cpus": 1, "memory_gb": 1}
+        return {
+            "storage_root": str(self.root / "data"),
+            "working_root": str(self.root / "data"),
+            "environments": dict.fromkeys(ENVIRONMENTS, python),
+            "resources": {pipeline.name.lower(): little for pipeline in ProcessingPipelines},
+        }
 
     def target(self, name: str) -> Target:
         """Return a session as the server side knows it."""
-        return Target(
-            Site.from_json({"storage": self.volumes["storage_root"], "working": self.volumes["working_root"]}),
-            *(PROJECT, ANIMAL, name),
-        )
+        data = str(self.root / "data")
+        return Target(Site.from_json({"storage": data, "working": data}), PROJECT, ANIMAL, name)
 
     def unfinished(self) -> list[str]:
         """Return what is not as it must be at the end: pipelines that have not succeeded, and locks that are held."""
