@@ -57,6 +57,7 @@ def run(project: TrivialProject, cluster: Cluster, prefect: PrefectServer, secon
         timeout=seconds,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    (project.root / "said.json").write_text(done.stdout)  # for whoever wants to know how long it took
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return said
 
