@@ -185,6 +185,16 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
         command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     run.add_argument("--regenerate", action="store_true", help="checksum: write a new one instead of verifying")
+    run.add_argument("--planes", type=int, metavar="N", help="suite2p: how many there must be (default: as recorded)")
+    run.add_argument("--plane", type=int, metavar="N", help="suite2p: look for the cells of this plane again, from 0")
+    run.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="suite2p: a setting of its own for this run, e.g. detection.threshold_scaling=0.8; several times",
+    )
     run.add_argument("--dataset", default="", metavar="NAME", help="multiday: the dataset, made where there is none")
     run.add_argument(
         "--sessions", nargs="+", default=[], metavar="S", help="multiday: its sessions, by their UTC times"

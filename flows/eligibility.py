@@ -34,8 +34,8 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why a pipeline cannot run on a session as it is; empty where it can."""
     if reason := excluded(facts) or ("" if facts["complete"] else str(facts["completeness"])):
         return reason
-    if facts["session_type"] not in TYPES[pipeline]:
-        return f"a {facts['session_type']} session has no {pipeline}"
+    if reason := _out_of_place(pipeline, facts):
+        return reason
     if pipeline is ProcessingPipelines.CHECKSUM:
         return ""
     if status(ProcessingPipelines.CHECKSUM, facts) != "succeeded":
@@ -46,6 +46,13 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline in NEEDS_PREPARATION and not prepared(facts) and not moved:
         return "it is not prepared: run preparation first"
     return _wrong_with_inputs(pipeline, facts)
+
+
+def _out_of_place(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say why no other pipeline's work would let this one run here: the session's type, or nothing to run it with."""
+    if facts["session_type"] not in TYPES[pipeline]:
+        return f"a {facts['session_type']} session has no {pipeline}"
+    return str(facts.get("suite2p_problem", "")) if pipeline is ProcessingPipelines.SUITE2P else ""
 
 
 def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:

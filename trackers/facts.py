@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trackers.environments import lacking
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.exclusions import exclusion_words, include_command
 from trackers.layout import SessionPaths
@@ -60,7 +61,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "prepared": _filled(paths.source_data),
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
         "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
-        **_recording(paths, data.session_type),
+        **(_imaging(target) if data.session_type is SessionTypes.MESOSCOPE_EXPERIMENT else {}),
         "lock": lock_facts(target),
         "excluded": (words := exclusion_words(paths)),
         "include": include_command(paths) if words else "",
@@ -68,9 +69,14 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
     }
 
 
-def _recording(paths: SessionPaths, session_type: SessionTypes) -> dict[str, Any]:
-    """Return how many planes the mesoscope recorded, or in words why that cannot be said."""
-    if session_type is not SessionTypes.MESOSCOPE_EXPERIMENT or not _filled(paths.source_data):
+def _imaging(target: Target) -> dict[str, Any]:
+    """Return what suite2p must know: how many planes there are, or in words why that cannot be said; what it lacks."""
+    lack = lacking(target.site, "suite2p")
+    return {**_recording(target.paths), "suite2p_problem": f"{lack.problem} ({lack.remedy})" if lack else ""}
+
+
+def _recording(paths: SessionPaths) -> dict[str, Any]:
+    if not _filled(paths.source_data):
         return {"planes": 0, "recording_problem": ""}
     try:
         return {"planes": read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json").planes} | {

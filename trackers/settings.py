@@ -98,6 +98,21 @@ def resolve(
     return found
 
 
+def checked_overrides(overrides: Mapping[str, Any], known: Mapping[str, Known]) -> dict[str, Any]:
+    """Return one run's own settings by dotted name; they may be given so, or nested.
+
+    Raises:
+        BadInputError: a name or value is not one that the pipeline knows.
+    """
+    found: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if isinstance(value, Mapping) and name not in known:
+            found |= checked_overrides({f"{name}.{key}": inner for key, inner in value.items()}, known)
+        else:
+            found[name] = _checked(name, Setting(value, THIS_RUN), known).value
+    return found
+
+
 def _checked(name: str, setting: Setting, known: Mapping[str, Known]) -> Setting:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or [k for k in known if k.endswith(f".{name}")]
