@@ -256,7 +256,7 @@ class _Scene:
         if Defect.BLEACHED in self.defects:
             light *= 3.0**-at
         if Defect.SATURATED in self.defects:
-            light *= 10.0
+            light *= 15.0
         return light
 
     def _seen(self, light: Any, motion: Any, rng: Any) -> Any:

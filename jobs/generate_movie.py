@@ -10,9 +10,9 @@ import numpy as np
 from trackers.errors import FileSystemError
 
 WIDTH, HEIGHT = 160, 128  # px
-RADIUS, MARKER = 40.0, 8.0  # of the circle and of the marker, px
+RADIUS, MARKER = 40.0, 12.0  # of the circle and of the marker, px
 PX_PER_CM = 3.0
-NOISE = 1.5  # grey levels
+NOISE = 1.0  # grey levels
 FRAMES_A_SECOND = 30.0
 
 
@@ -31,7 +31,7 @@ def write_movie(path: Path, x: Any, y: Any, rng: Any) -> None:
     import cv2
 
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    background = (60 + 20 * np.sin(rows / 15.0) + 20 * np.cos(columns / 21.0)).astype(np.float32)
+    background = (40 + 5 * np.sin(rows / 15.0) + 5 * np.cos(columns / 21.0)).astype(np.float32)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FRAMES_A_SECOND, (WIDTH, HEIGHT))
     if not writer.isOpened():
         raise FileSystemError(f"{path} could not be written by OpenCV.")
