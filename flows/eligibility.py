@@ -59,6 +59,8 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say what a pipeline lacks of the recording or of other pipelines' results."""
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
+    if pipeline is ProcessingPipelines.VIDEO:
+        return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
     missing = [p.name.lower() for p in needed if status(p, facts) != "succeeded"]
     return f"run {', '.join(missing)} first" if missing else ""

@@ -15,6 +15,7 @@ from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
 from flows.suite2p import suite2p
+from flows.video import video
 from flows.volumes import on_volume
 from tasks.artifacts import board
 from tasks.compute_server import ComputeServer
@@ -31,6 +32,7 @@ FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
     ProcessingPipelines.PREPARATION: preparation,
     ProcessingPipelines.BEHAVIOR: behavior,
     ProcessingPipelines.SUITE2P: suite2p,
+    ProcessingPipelines.VIDEO: video,
     ProcessingPipelines.ARCHIVING: archiving,
 }
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trackers.cameras import video_facts
 from trackers.environments import lacking
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.exclusions import exclusion_words, include_command
@@ -62,6 +63,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
         "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
         **(_imaging(target) if data.session_type is SessionTypes.MESOSCOPE_EXPERIMENT else {}),
+        **video_facts(target.site, paths),
         "lock": lock_facts(target),
         "excluded": (words := exclusion_words(paths)),
         "include": include_command(paths) if words else "",
