@@ -113,6 +113,8 @@ def test_another_description_takes_its_place_only_when_told_to(server: Command) 
         ("lab", f"name: other\n{DESCRIPTION}", "'other'"),
         ("lab", DESCRIPTION.replace("host: c", "host: -oProxyCommand=c"), "dash"),
         ("lab", DESCRIPTION.replace("root: /local/storage", "root: storage"), "no absolute path"),
+        ("lab", DESCRIPTION.replace("root: /local/storage", 'root: "/local\\nstorage"'), "on one line"),
+        ("lab", DESCRIPTION.replace("host: c", "host: ssh c"), "a space"),
         ("lab", f"{DESCRIPTION}slurm: {{options: [--comment=ours]}}\n", "--comment=ours cannot be given"),
         ("lab", f"{DESCRIPTION}slurm: {{options: [-o/dev/null]}}\n", "-o/dev/null cannot be given"),
         ("lab", f"{DESCRIPTION}slurm: {{options: [--exclusive, -t, '10']}}\n", "under `resources`"),
@@ -147,6 +149,8 @@ def test_a_credentials_file_is_imported_without_its_password(server: Command) ->
         (f"- {PASSWORD}\n", "does not say username"),
         (f"password: [{PASSWORD}\n", "is no YAML"),
         (CREDENTIALS.replace("username: me", "username: YourNetID"), "YourNetID"),
+        (CREDENTIALS.replace("host: c", "host: -oProxyCommand=c"), "dash"),
+        (CREDENTIALS.replace("root: /local/storage", "root: storage", 1), "no absolute path"),
     ],
 )
 def test_a_file_that_holds_no_credentials_is_refused_without_repeating_it(
