@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jobs.torchvision_operators  # noqa: F401 - before DeepLabCut, which needs it
+
 import cv2  # isort: skip
 import deeplabcut
 import numpy as np
