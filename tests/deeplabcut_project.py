@@ -1,7 +1,7 @@
 """Train a DeepLabCut project on a movie whose marker is known: `python -m tests.deeplabcut_project FOLDER MOVIE TRUTH`.
 
-Runs in DeepLabCut's environment, offline: the network begins with random weights. TRUTH is an .npz of `x` and `y` by frame.
-Prints the project's folder.
+Runs in DeepLabCut's environment, offline: the network begins with random weights. TRUTH is an .npz of `x` and `y` by
+frame. Prints the project's folder.
 """
 
 from __future__ import annotations
