@@ -23,7 +23,7 @@ from tasks.compute_server import ComputeServer
 from tests.conftest import SESSION, make_session
 from tests.environments import environment
 from trackers.cameras import video_facts
-from trackers.errors import BadInputError, SessionDataError
+from trackers.errors import BadInputError, NotEligibleError, SessionDataError
 from trackers.layout import SessionPaths, Volumes
 from trackers.names import ProcessingPipelines
 from trackers.site import Environment, Site
@@ -173,12 +173,16 @@ async def test_a_broken_movie_fails_its_camera_only_and_is_said(paths: SessionPa
     assert about(paths, "face")["frames"] == 600
 
 
-async def test_a_session_without_cameras_is_a_success_that_says_so(paths: SessionPaths) -> None:
+async def test_a_session_without_cameras_is_not_eligible_and_can_be_forged_without(paths: SessionPaths) -> None:
     for camera in ("face", "left"):
         of(paths, camera).unlink()
-    report = await run(paths)
-    assert report.succeeded, report.sentence
-    assert "face camera: there is no movie; it was skipped" in report.notes
+    with pytest.raises(NotEligibleError, match="it has no camera's movie"):
+        await run(paths)
+    done = {name: {"status": "succeeded"} for name in ("CHECKSUM", "PREPARATION", "BEHAVIOR")}
+    facts = {"session_type": "run training", "complete": True, "prepared": True, "archived": False, "excluded": ""}
+    facts |= {"pipelines": {**done, "VIDEO": {"status": ""}}}
+    assert obstacle(ProcessingPipelines.FORGING, {**facts, "cameras": ["face"]}) == "run video first"
+    assert obstacle(ProcessingPipelines.FORGING, {**facts, "cameras": []}) == ""
 
 
 async def test_impossible_wishes_are_refused(paths: SessionPaths) -> None:
