@@ -62,7 +62,12 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.VIDEO:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
-    missing = [p.name.lower() for p in needed if status(p, facts) != "succeeded"]
+    filmed = facts.get("cameras", True)
+    missing = [
+        p.name.lower()
+        for p in needed
+        if status(p, facts) != "succeeded" and (filmed or p is not ProcessingPipelines.VIDEO)
+    ]
     return f"run {', '.join(missing)} first" if missing else ""
 
 

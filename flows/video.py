@@ -61,8 +61,7 @@ async def video(
             words = run.program("video", "--camera", camera, "--components", str(components))
             return Job(camera, words, MOTION, environment="video")
 
-        # where no camera has a movie, each job says so
-        return await run(Stage("cameras", tuple(job(camera) for camera in run.facts["cameras"] or CAMERAS)))
+        return await run(Stage("cameras", tuple(job(camera) for camera in run.facts["cameras"])))
 
 
 def _checked(projects: dict[str, str], components: int) -> dict[str, str]:

@@ -16,6 +16,7 @@ from jobs.behavior import CAMERAS as SOURCES
 from jobs.behavior import extract, write
 from jobs.program import Output, check_owner, run, session_parser, session_paths, write_report
 from trackers.cameras import CAMERAS, camera_movies
+from trackers.errors import SessionDataError
 from trackers.files import atomic_write
 from trackers.layout import SessionPaths
 from trackers.session import load_session
@@ -92,10 +93,10 @@ def main() -> None:
     check_owner(paths, arguments.manager_id)
     movie = camera_movies(paths.source_data).get(camera)
     if movie is None:
-        notes = [f"{camera} camera: there is no movie; it was skipped"]
-        print(notes[0])
-        write_report(notes=notes)
-        return
+        raise SessionDataError(
+            f"{paths.source_data}/camera_data has no movie of the {camera} camera any more. Nothing was written. Run "
+            "preparation again."
+        )
     stamps, notes = _clock(paths, camera)
     found, about = process(paths, movie, arguments)
     times, remarks = timed(found.height, stamps, camera)

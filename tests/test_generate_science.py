@@ -25,6 +25,7 @@ from trackers.session import load_session
 
 tifffile = pytest.importorskip("tifffile")
 cv2 = pytest.importorskip("cv2")
+pytestmark = pytest.mark.timeout(300)
 DRIFT_PPM = 50.0
 
 

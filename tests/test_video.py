@@ -23,12 +23,11 @@ from tasks.compute_server import ComputeServer
 from tests.conftest import SESSION, make_session
 from tests.environments import environment
 from trackers.cameras import video_facts
-from trackers.errors import BadInputError, SessionDataError
+from trackers.errors import BadInputError, NotEligibleError, SessionDataError
 from trackers.layout import SessionPaths, Volumes
 from trackers.names import ProcessingPipelines
 from trackers.site import Environment, Site
-from trackers.states import TrackerState
-from trackers.tracker import ProcessingTracker
+from trackers.tracker import ProcessingTracker, TrackerState
 
 cv2 = pytest.importorskip("cv2")
 ONSET_US = 1_756_233_015_123_456
@@ -89,12 +88,11 @@ def test_motion_energy_is_the_true_speed_and_components_are_those_of_all_frames_
     assert np.corrcoef(table["motion_energy"].to_numpy()[1:], SPEED[1:])[0, 1] >= 0.95
     images = np.concatenate(list(_differences(movie, [])))
     images -= images.mean(axis=0)
-    _, sizes, axes = np.linalg.svd(images, full_matrices=False)
-    whole = images @ axes[:5].T
+    variances, scores = np.linalg.eigh(images @ images.T)
     for n in range(5):
         ours = table[f"component_{n + 1}"].to_numpy()[1:]
-        assert abs(np.corrcoef(ours, whole[:, n])[0, 1]) > 0.99
-    assert said["explained_variance"] == pytest.approx((sizes**2 / (sizes**2).sum())[:5], rel=0.02)
+        assert abs(np.corrcoef(ours, scores[:, -1 - n])[0, 1]) > 0.99
+    assert said["explained_variance"] == pytest.approx(variances[:-6:-1] / variances.sum(), rel=0.02)
 
 
 def test_memory_does_not_grow_with_the_movie(movie: Path, tmp_path: Path) -> None:
@@ -175,12 +173,16 @@ async def test_a_broken_movie_fails_its_camera_only_and_is_said(paths: SessionPa
     assert about(paths, "face")["frames"] == 600
 
 
-async def test_a_session_without_cameras_is_a_success_that_says_so(paths: SessionPaths) -> None:
+async def test_a_session_without_cameras_is_not_eligible_and_can_be_forged_without(paths: SessionPaths) -> None:
     for camera in ("face", "left"):
         of(paths, camera).unlink()
-    report = await run(paths)
-    assert report.succeeded, report.sentence
-    assert "face camera: there is no movie; it was skipped" in report.notes
+    with pytest.raises(NotEligibleError, match="it has no camera's movie"):
+        await run(paths)
+    done = {name: {"status": "succeeded"} for name in ("CHECKSUM", "PREPARATION", "BEHAVIOR")}
+    facts = {"session_type": "run training", "complete": True, "prepared": True, "archived": False, "excluded": ""}
+    facts |= {"pipelines": {**done, "VIDEO": {"status": ""}}}
+    assert obstacle(ProcessingPipelines.FORGING, {**facts, "cameras": ["face"]}) == "run video first"
+    assert obstacle(ProcessingPipelines.FORGING, {**facts, "cameras": []}) == ""
 
 
 async def test_impossible_wishes_are_refused(paths: SessionPaths) -> None:

@@ -30,7 +30,9 @@ def video_facts(site: Site, paths: SessionPaths) -> dict[str, Any]:
     except OSError as error:
         return {"cameras": [], "video_problem": f"{error.filename} cannot be read: {error.strerror}"}
     problem = f"{lack.problem}. {lack.remedy}" if lack else ""
-    if movies and len(broken) == len(movies):
+    if not movies:
+        problem = "it has no camera's movie"
+    elif len(broken) == len(movies):
         problem = f"none of the cameras' files is an MP4 movie, e.g. {broken[0]}"
     return {"cameras": list(movies), "video_problem": problem}
 
