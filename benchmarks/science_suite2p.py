@@ -1,6 +1,6 @@
 """suite2p against a known truth: planted cells found again, their activity, time and memory of every stage.
 
-Run in the environment `suite2p` with a folder and a stage, it does that stage there and prints what it cost.
+It runs itself in the environment `suite2p`, and prints there what a stage cost, or how well cells were found.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from jobs.generate_imaging import PHYSICS, SIZES, write_imaging
+
 SEEDS = tuple(range(7001, 7006))
 RIGID = {"registration.nonrigid": False}  # its blocks are 128 px, which is the whole image at CI size
 COSTS = ("ci", "small")
+STAGES = ("binarize", "plane", "combine")
 Row = tuple[str, str, str]
 
 
@@ -33,19 +36,21 @@ def rows(python: Path, seeds: Sequence[int] = SEEDS, sizes: Sequence[str] = COST
     Args:
         python: interpreter of the environment `suite2p`.
         seeds: one recording of each, at CI size, of both physics.
-        sizes: of which time and memory of every stage are told.
+        sizes: of which time and memory of every stage are told, imports included.
     """
     for physics in ("A", "B"):
-        found = [_recording(python, "ci", physics, seed)["score"] for seed in seeds]
-        active, right, accepted = (sum(score[key] for score in found) for key in ("active", "right", "accepted"))
-        alike = np.concatenate([score["correlations"] for score in found])
-        what = f"physics {physics}, {len(seeds)} seeds, {active} active cells"
-        yield f"recall, {what}", f"{right / active:.3f}", "≥ 0.95"
-        yield f"precision, {what}", f"{right / accepted:.3f}", "≥ 0.95"
-        yield f"trace correlation, mean (lowest tenth), {what}", f"{alike.mean():.3f} ({_tenth(alike):.3f})", "≥ 0.95"
+        found = _run(python, "score", "ci", physics, *seeds)
+        what = f"physics {physics}, {len(seeds)} seeds, {found['active']} active cells"
+        yield f"recall, {what}", f"{found['right'] / found['active']:.3f}", "≥ 0.95"
+        yield f"precision, {what}", f"{found['right'] / found['accepted']:.3f}", "≥ 0.95"
+        alike = np.array(found["correlations"])
+        lowest = np.quantile(alike, 0.1)
+        yield f"trace correlation, mean (lowest tenth), {what}", f"{alike.mean():.3f} ({lowest:.3f})", "≥ 0.95"
     for size in sizes:
-        for stage, cost in _recording(python, size, "A", seeds[0])["costs"].items():
-            yield f"{stage}, {size}", f"{cost['seconds']:.1f} s, {cost['gigabytes']:.2f} GB", ""
+        with tempfile.TemporaryDirectory() as folder:
+            for stage in ("generate", *STAGES):
+                cost = _run(python, stage, size, "A", seeds[0], folder=folder)
+                yield f"{stage}, {size}", f"{cost['seconds']:.1f} s, {cost['gigabytes']:.2f} GB", ""
 
 
 def score(found: Path, truth: dict[str, Any], plane: int, radius: float) -> dict[str, Any]:
@@ -67,71 +72,82 @@ def score(found: Path, truth: dict[str, Any], plane: int, radius: float) -> dict
     return {"active": len(cells), "accepted": len(accepted), "right": len(pairs), "correlations": alike}
 
 
-def _tenth(values: Any) -> float:
-    return float(np.quantile(values, 0.1))
+def _run(python: Path, stage: str, size: str, physics: str, *seeds: int, folder: str = ".") -> dict[str, Any]:
+    """Do a stage in a process of its own; return what it printed."""
+    words = [str(python), "-W", "ignore", "-m", "benchmarks.science_suite2p", stage, size, physics, *map(str, seeds)]
+    here = Path(__file__).parents[1]
+    done = subprocess.run([*words, "--folder", folder], cwd=here, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _recording(python: Path, size: str, physics: str, seed: int) -> dict[str, Any]:
-    """Make a recording and process it, each stage in a process of its own; return costs and score."""
+class Recording:
+    """A generated recording in a folder, and the stages that process it."""
+
+    def __init__(self, folder: Path, size: str, physics: str) -> None:
+        self.folder, self.size, self.physics = folder, SIZES[size], PHYSICS[physics]
+        self.paths: Any = SimpleNamespace(source_data=folder / "source")
+        self.source = self.paths.source_data / "mesoscope_data"
+        self.output = folder / "processed_data" / "mesoscope_data"
+
+    def generate(self, seed: int) -> dict[str, Any]:
+        """Write the recording; return the truth."""
+        self.source.mkdir(parents=True)
+        return write_imaging(self.source, self.size, self.physics, seed, 0)
+
+    def process(self, stage: str) -> None:
+        """Do a stage, of all planes one after the other."""
+        import jobs.torchvision_operators  # noqa: F401
+        from jobs import suite2p
+        from trackers.mesoscope import read_mesoscope
+
+        settings = suite2p.settings_of(RIGID, read_mesoscope(self.source / "ops.json"))
+        if stage == "binarize":
+            suite2p.binarize(self.paths, self.output, settings)
+        elif stage == "combine":
+            suite2p.combine(self.output, self.size.planes)
+        else:
+            for number in range(self.size.planes):
+                suite2p.plane(self.output, number, settings)
+
+    def score(self, seed: int) -> dict[str, Any]:
+        """Generate, process and compare; return the sums over all planes."""
+        truth = self.generate(seed)
+        for stage in STAGES:
+            self.process(stage)
+        planes = range(self.size.planes)
+        return _sum(score(self.output / f"plane{n}", truth, n, self.physics.radius) for n in planes)
+
+
+def _sum(scores: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    first, *others = scores
+    return {key: sum((other[key] for other in others), first[key]) for key in first}
+
+
+def _score_of_seed(size: str, physics: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-
-        def stage(name: str) -> Any:
-            words = [str(python), "-W", "ignore", "-m", "benchmarks.science_suite2p", folder, name, size, physics]
-            words.append(str(seed))
-            done = subprocess.run(words, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True)
-            return json.loads(done.stdout.splitlines()[-1])
-
-        stage("generate")
-        costs = {name: stage(name) for name in ("binarize", "plane", "combine")}
-        return {"costs": costs, "score": stage("score")}
+        return Recording(Path(folder), size, physics).score(seed)
 
 
 def main() -> None:
-    """Do one stage in a folder; print its cost, or the score, as JSON."""
-    from jobs.generate_imaging import PHYSICS, SIZES, write_imaging
-
+    """Do one stage, of all planes together, and print its cost; or do all, and print the score of all seeds."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("stage", choices=("generate", "binarize", "plane", "combine", "score"))
+    parser.add_argument("stage", choices=("generate", *STAGES, "score"))
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("physics", choices=PHYSICS)
-    parser.add_argument("seed", type=int)
+    parser.add_argument("seeds", type=int, nargs="+")
+    parser.add_argument("--folder", type=Path, default=Path())
     arguments = parser.parse_args()
-    paths: Any = SimpleNamespace(source_data=arguments.folder / "source")
-    source, output = paths.source_data / "mesoscope_data", arguments.folder / "processed_data" / "mesoscope_data"
-    planes, physics = range(SIZES[arguments.size].planes), PHYSICS[arguments.physics]
+    size, physics, seeds = arguments.size, arguments.physics, arguments.seeds
+    if arguments.stage == "score":
+        print(json.dumps(_sum(_score_of_seed(size, physics, seed) for seed in seeds)))
+        return
+    recording, started = Recording(arguments.folder.resolve(), size, physics), time.monotonic()
     if arguments.stage == "generate":
-        source.mkdir(parents=True)
-        truth = write_imaging(source, SIZES[arguments.size], physics, arguments.seed, 0)
-        np.savez(arguments.folder / "truth.npz", **truth)
-        print("{}")
-    elif arguments.stage == "score":
-        with np.load(arguments.folder / "truth.npz") as file:
-            truth = dict(file)
-        scores = [score(output / f"plane{n}", truth, n, physics.radius) for n in planes]
-        print(json.dumps({key: sum((s[key] for s in scores[1:]), scores[0][key]) for key in scores[0]}))
+        recording.generate(seeds[0])
     else:
-        print(json.dumps(_cost(arguments.stage, paths, output, len(planes))))
-
-
-def _cost(stage: str, paths: Any, output: Path, planes: int) -> dict[str, float]:
-    """Do a stage, of all planes one after the other; return the seconds of one and the most memory."""
-    import jobs.torchvision_operators  # noqa: F401
-    from jobs import suite2p
-    from trackers.mesoscope import read_mesoscope
-
-    settings = suite2p.settings_of(RIGID, read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json"))
-    started, times = time.monotonic(), 1
-    if stage == "binarize":
-        suite2p.binarize(paths, output, settings)
-    elif stage == "combine":
-        suite2p.combine(output, planes)
-    else:
-        times = planes
-        for number in range(planes):
-            suite2p.plane(output, number, settings)
-    seconds = (time.monotonic() - started) / times
-    return {"seconds": seconds, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+        recording.process(arguments.stage)
+    cost = {"seconds": time.monotonic() - started}
+    print(json.dumps(cost | {"gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ async def test_the_flow_finds_what_suite2p_finds_in_one_process_and_a_failed_pla
     (recording.results / "plane1" / "F.npy").rmdir()
     report = await recording.run(python)
     assert report.succeeded, report.sentence
-    attempts = {job.name: job.attempt for job in report.jobs}
+    attempts = {job.name: job.attempts for job in report.jobs}
     assert (attempts["binarize"], attempts["plane-0"], attempts["plane-1"]) == (1, 1, 2)
     assert (recording.results / "plane0" / "F.npy").stat().st_mtime_ns == before
 
