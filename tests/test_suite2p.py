@@ -18,8 +18,10 @@ from flows.process_session import process_session
 from flows.suite2p import suite2p
 from jobs.generate_imaging import PHYSICS, SIZES, write_imaging
 from tasks.compute_server import ComputeServer
+from tests.cluster import Cluster
 from tests.conftest import SESSION, make_session
 from tests.environments import environment
+from tests.managers import program, server_of
 from tests.prefect_server import REPOSITORY
 from trackers.errors import BadInputError, NotEligibleError
 from trackers.layout import SessionPaths, Volumes
@@ -45,9 +47,9 @@ class Recording:
             path.parent.mkdir(exist_ok=True)
             ProcessingTracker(path).set_state(TrackerState(complete=True))
 
-    async def run(self, python: Path, **options: Any) -> Any:
+    async def run(self, python: Path, server: ComputeServer | None = None, **options: Any) -> Any:
         """Run the pipeline."""
-        server = ComputeServer(
+        server = server or ComputeServer(
             storage_root=str(self.root),
             environments={"suite2p": {"python": str(python)}},
             resources={"suite2p/*": {"cpus": 1, "memory_gb": 1}},
@@ -137,7 +139,7 @@ async def test_the_flow_finds_what_suite2p_finds_in_one_process_and_a_failed_pla
     (recording.results / "plane1" / "F.npy").rmdir()
     report = await recording.run(python)
     assert report.succeeded, report.sentence
-    attempts = {job.name: job.attempt for job in report.jobs}
+    attempts = {job.name: job.attempts for job in report.jobs}
     assert (attempts["binarize"], attempts["plane-0"], attempts["plane-1"]) == (1, 1, 2)
     assert (recording.results / "plane0" / "F.npy").stat().st_mtime_ns == before
 
@@ -170,6 +172,31 @@ async def test_two_rois_are_planes_of_their_own_as_in_suite2p(recording: Recordi
     report = await recording.run(python, planes=4)
     assert report.succeeded, report.sentence
     assert_equal(planes_of(recording.results, 4), planes_of(directly(python, recording), 4))
+
+
+@pytest.mark.slow
+async def test_on_a_cluster_every_plane_is_a_job_between_binarize_and_combine(
+    recording: Recording, cluster: Cluster
+) -> None:
+    python = recording.root / "suite2p-python"
+    python.write_text(f'#!/bin/bash\nPYTHONPATH={REPOSITORY} exec {environment("suite2p")} "$@"\n')
+    python.chmod(0o755)
+    server = server_of(
+        *(cluster, recording.root),
+        storage_root=str(recording.root),
+        working_root="",
+        environments={"core": {"python": str(program(recording.root / "python"))}, "suite2p": {"python": str(python)}},
+        resources={"suite2p/*": {"cpus": 1, "memory_gb": 4}},
+    )
+    report = await recording.run(python, server)
+    assert report.succeeded, report.sentence
+    assert [(job.stage, job.name) for job in report.jobs] == [
+        ("binarize", "binarize"),
+        ("planes", "plane-0"),
+        ("planes", "plane-1"),
+        ("combine", "combine"),
+    ]
+    assert len(np.load(recording.results / "combined/F.npy")) > 12
 
 
 @pytest.mark.slow
