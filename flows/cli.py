@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli_launch import add_commands as add_launch_commands
+from flows.cli_results import add_commands as add_result_commands
 from flows.cli_up import add_commands as add_up_commands
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     _add_process_project(commands)
     _add_exclude(commands)
     _add_where(commands)
+    add_result_commands(functools.partial(_command, commands), _add_roots, SESSION_HELP)
     add_up_commands(functools.partial(_command, commands))
     return top
 

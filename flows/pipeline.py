@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from flows.eligibility import Facts, done, obstacle, refusal, status
+from flows.eligibility import Facts, done, obstacle, refusal, settings_of, settings_problem, status
 from flows.pipeline_flow import first_look, pipeline_flow, this_flow_run, this_holder
 from flows.run import Run
 from tasks.artifacts import connected_in_run
@@ -90,20 +90,29 @@ async def pipeline(
     session: str,
     *,
     settings: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
     reprocess: bool,
     keep_job_logs: bool,
     requested_by: str,
 ) -> AsyncIterator[Run]:
     """Make a session ready for one pipeline: it exists, is eligible, and its lock is ours until the block ends.
 
+    The run's `settings` are its options, `settings`, with those of the server's files under `settings`, which
+    `overrides` are stronger than.
+
     Raises:
-        BadInputError: the session does not exist or is not as it must be; nothing was touched.
+        BadInputError: the session does not exist or is not as it must be, or a settings file is wrong; nothing was
+            touched.
         NotEligibleError: its type or state does not admit the pipeline.
         SessionLockedError: somebody else works on it.
     """
     async with connected_session(server, project, animal, session) as connection:
-        run = Run(which, connection.server, connection.target, settings or {}, reprocess, keep_job_logs, requested_by)
-        _consider(run, await connection.describe())
+        facts = await connection.describe()
+        if problem := settings_problem(which, facts):
+            raise BadInputError(problem)
+        own = settings_of(which, facts, settings or {}, overrides)
+        run = Run(which, connection.server, connection.target, own, reprocess, keep_job_logs, requested_by)
+        _consider(run, facts)
         if run.skipped is not None:
             yield run
             return

@@ -10,7 +10,7 @@ from pydantic import Field
 from flows.archiving import archiving
 from flows.behavior import behavior
 from flows.checksum import checksum
-from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle, refusal
+from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle, refusal, settings_of, settings_problem
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
 from flows.suite2p import suite2p
@@ -36,7 +36,11 @@ FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
 PipelineNames = list[Annotated[str, Field(json_schema_extra={"enum": [p.name.lower() for p in FLOWS]})]]
 """Names of a session's pipelines, which a form offers to choose from."""
 
-SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {ProcessingPipelines.CHECKSUM: {"regenerate": False}}
+SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {
+    ProcessingPipelines.CHECKSUM: {"regenerate": False},
+    ProcessingPipelines.SUITE2P: {"planes": None},
+}
+"""The options with which a session's run starts its pipelines; settings from files come on top."""
 
 
 @pipeline_flow(name="process-session", run_name="{project}/{animal}/{session}")
@@ -68,7 +72,6 @@ async def process_session(
         requested_by: Who asks; shown with the lock and in the records.
     """
     chosen = chosen_pipelines(pipelines, archive=archive)
-    wish = {p.name: SETTINGS.get(p, {}) for p in chosen}
     reports: list[PipelineReport] = []
     async with connected_session(server, project, animal, session) as connection:
         facts = await connection.describe()
@@ -77,6 +80,10 @@ async def process_session(
         skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
         if facts["lock"]["manager_id"] == NOBODY and all(skips):
             return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))
+        for which in chosen:
+            if (problem := settings_problem(which, facts)) and (reprocess or not done(which, facts)):
+                raise BadInputError(problem)
+        wish = {p.name: settings_of(p, facts, SETTINGS.get(p, {})) for p in chosen}
         if (present := board()) is not None:
             present.show(lambda: session_progress(facts["target"], reports, chosen))
         async with session_lease(connection, wish, requested_by, "process-session"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from flows.eligibility import Facts, excluded, status
+from flows.eligibility import Facts, excluded, settings_of, status
 from flows.process_session import SETTINGS, chosen_pipelines, skip
 from tasks.reports import PipelineReport, SessionOutcome, Standing
 from trackers.attempts import REFUSED
@@ -158,7 +158,7 @@ def held_back(pipeline: ProcessingPipelines, row: Facts, choice: Choice) -> str:
     failure = facts.get("failure")
     if facts["status"] != "failed" or not failure or choice.reprocess:
         return ""
-    digest = digest_of(row["target"], pipeline, SETTINGS.get(pipeline, {}))
+    digest = digest_of(row["target"], pipeline, settings_of(pipeline, row, SETTINGS.get(pipeline, {})))
     if digest != failure["digest"] or failure["now"] != failure["with"]:
         return ""
     causes = [job for job in failure["jobs"] if not _passing(job)]

@@ -12,6 +12,7 @@ from typing import Any
 from trackers.environments import lacking
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.exclusions import exclusion_words, include_command
+from trackers.known_settings import OF_SESSIONS, chosen, session_settings
 from trackers.layout import SessionPaths
 from trackers.mesoscope import read_mesoscope
 from trackers.names import ProcessingPipelines, SessionTypes, validate_name, validate_session_name
@@ -60,13 +61,23 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "one_volume": target.site.volumes.one,
         "prepared": _filled(paths.source_data),
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
-        "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
+        "pipelines": {p.name: pipeline_facts(target, p) | _settings(paths, p) for p in SESSION_PIPELINES},
         **(_imaging(target) if data.session_type is SessionTypes.MESOSCOPE_EXPERIMENT else {}),
         "lock": lock_facts(target),
         "excluded": (words := exclusion_words(paths)),
         "include": include_command(paths) if words else "",
         "quality_objection": quality_objection(paths),
     }
+
+
+def _settings(paths: SessionPaths, pipeline: ProcessingPipelines) -> dict[str, Any]:
+    """Return what a pipeline would be told now, or in words what is wrong with the files that say it."""
+    if pipeline not in OF_SESSIONS:
+        return {}
+    try:
+        return {"settings": chosen(pipeline, session_settings(paths, pipeline)), "settings_problem": ""}
+    except (SessionflowError, OSError) as error:
+        return {"settings": {}, "settings_problem": str(error)}
 
 
 def _imaging(target: Target) -> dict[str, Any]:
