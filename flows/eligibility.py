@@ -72,7 +72,13 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
-    return f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+    said = f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+    return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
+
+
+def stale(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say why a pipeline's result would come out otherwise today; empty where it would not. Nothing is rerun for it."""
+    return str(facts["pipelines"][pipeline.name].get("stale") or "")
 
 
 def excluded(facts: Facts) -> str:

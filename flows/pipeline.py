@@ -92,6 +92,7 @@ async def pipeline(
     settings: dict[str, Any] | None = None,
     overrides: dict[str, Any] | None = None,
     reprocess: bool,
+    discard_curation: bool = False,
     keep_job_logs: bool,
     requested_by: str,
 ) -> AsyncIterator[Run]:
@@ -112,6 +113,7 @@ async def pipeline(
             raise BadInputError(problem)
         own = settings_of(which, facts, settings or {}, overrides)
         run = Run(which, connection.server, connection.target, own, reprocess, keep_job_logs, requested_by)
+        run.discard_curation = discard_curation
         _consider(run, facts)
         if run.skipped is not None:
             yield run
@@ -200,7 +202,9 @@ def _consider(run: Run, facts: Facts) -> None:
         raise NotEligibleError(f"{run.pipeline} cannot run on {facts['target']}: {reason}")
     if status(run.pipeline, facts) == "corrupt":
         raise SessionDataError(facts["pipelines"][run.pipeline.name]["problem"])
-    if not run.reprocess and (reason := done(run.pipeline, facts)):
+    told = run.settings.get("this_run")  # who asks for other settings than the result has does not mean that result
+    other = bool(told) and run.settings != facts["pipelines"][run.pipeline.name].get("made_with")
+    if not run.reprocess and not other and (reason := done(run.pipeline, facts)):
         run.skipped = PipelineReport(
             run.pipeline, facts["target"], ProcessingStatus.SUCCEEDED, ran=False, reason=reason
         )

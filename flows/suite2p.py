@@ -29,6 +29,7 @@ async def suite2p(
     plane: int | None = None,
     settings: dict[str, Any] | None = None,
     reprocess: bool = False,
+    discard_curation: bool = False,
     keep_job_logs: bool = False,
     requested_by: str = "",
 ) -> PipelineReport:
@@ -46,6 +47,7 @@ async def suite2p(
             planes are combined anew.
         settings: Changes to suite2p's settings for this run, nested or by dotted names; stronger than every file's.
         reprocess: Run also where it has succeeded before.
+        discard_curation: Also where people have edited the result since.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the lock and in the records.
     """
@@ -56,6 +58,7 @@ async def suite2p(
         settings={"planes": planes, **({} if plane is None else {"plane": plane})},
         overrides=changes,
         reprocess=reprocess or plane is not None,
+        discard_curation=discard_curation,
         keep_job_logs=keep_job_logs,
         requested_by=requested_by,
     ) as run:

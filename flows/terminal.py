@@ -225,8 +225,9 @@ def _width() -> int:
 
 
 def _cell(facts: dict[str, Any]) -> str:
-    """Return a pipeline's status and day; nothing where its tracker was reset, whatever its last run was."""
-    return f"{facts['status']} {facts['ended'][:10]}".strip() if facts["status"] else ""
+    """Return status, day, and why it is stale; nothing where its tracker was reset, whatever its last run was."""
+    said = f"{facts['status']} {facts['ended'][:10]}".strip() if facts["status"] else ""
+    return f"{said}, stale, {facts['stale']}" if facts.get("stale") else said
 
 
 def state_of(facts: dict[str, Any]) -> str:

@@ -150,6 +150,7 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
         settings=dict(arguments.get("settings") or {}),
         manager_id=int(arguments["manager_id"]),
         reprocess=bool(arguments.get("reprocess")),
+        discard_curation=bool(arguments.get("discard_curation")),
         requested_by=str(arguments.get("requested_by") or ""),
         flow_run_id=str(arguments.get("flow_run_id") or ""),
         prefect_api=str(arguments.get("prefect_api") or ""),

@@ -20,6 +20,7 @@ from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
+from trackers.stale import record_of, staleness
 from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
@@ -61,7 +62,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "one_volume": target.site.volumes.one,
         "prepared": _filled(paths.source_data),
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
-        "pipelines": {p.name: pipeline_facts(target, p) | _settings(paths, p) for p in SESSION_PIPELINES},
+        "pipelines": {p.name: pipeline_facts(target, p, _settings(paths, p)) for p in SESSION_PIPELINES},
         **(_imaging(target) if data.session_type is SessionTypes.MESOSCOPE_EXPERIMENT else {}),
         "lock": lock_facts(target),
         "excluded": (words := exclusion_words(paths)),
@@ -97,9 +98,19 @@ def _recording(paths: SessionPaths) -> dict[str, Any]:
         return {"planes": 0, "recording_problem": str(error)}
 
 
-def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, Any]:
-    """Return what tracker and newest submission say of one pipeline."""
+def pipeline_facts(
+    target: Target, pipeline: ProcessingPipelines, settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what tracker, newest submission and result record say of one pipeline.
+
+    Args:
+        target: a session, dataset or project.
+        pipeline: one that works on it.
+        settings: see `_settings`; they are part of what is returned.
+    """
     facts: dict[str, Any] = {"status": "", "manager_id": -1, "problem": "", "ended": "", "seconds": None, "reason": ""}
+    facts |= {"stale": "", **(settings or {})}
+    submission = None
     try:
         state = target.tracker(pipeline).read()
         facts["manager_id"] = state.manager_id
@@ -121,6 +132,11 @@ def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, A
             facts["seconds"] = _seconds(submission)
             facts["flow_run_id"] = submission.flow_run_id
             facts["failure"] = _failure(target, submission) if submission.status == "failed" else None
+    if facts["status"] == "succeeded":
+        now = facts.get("settings") if not facts.get("settings_problem") else None
+        facts["stale"] = staleness(target, pipeline, submission, now)
+        if settings is not None and (record := record_of(target, pipeline)):
+            facts["made_with"] = record.get("settings")
     return facts
 
 
