@@ -104,6 +104,7 @@ def _processed(server: Server, arguments: argparse.Namespace) -> ProjectReport:
             keep_job_logs=arguments.keep_job_logs,
             maximum_sessions=arguments.maximum_sessions or module.AT_ONCE,
             requested_by=arguments.requested_by,
+            discard_curation=arguments.discard_curation,
             **_options(arguments),
         )
         return report
@@ -113,7 +114,7 @@ def _processed(server: Server, arguments: argparse.Namespace) -> ProjectReport:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that decide what is to be done."""
-    names = ("animals", "sessions", "pipelines", "reprocess")
+    names = ("animals", "sessions", "pipelines", "reprocess", "rerun_stale")
     failed = ("rerun_failed", "failed_pipelines", "failed_cause", "failed_since")
     return {name: getattr(arguments, name) for name in (*names, *failed)}
 

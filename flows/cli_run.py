@@ -39,6 +39,8 @@ def process(arguments: argparse.Namespace) -> int:
             server=_server(arguments),
             archive=arguments.archive,
             reprocess=arguments.reprocess,
+            rerun_stale=arguments.rerun_stale,
+            discard_curation=arguments.discard_curation,
             keep_job_logs=arguments.keep_job_logs,
             requested_by=arguments.requested_by,
         )
@@ -105,7 +107,7 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
     """
     from flows.manifest import manifest
     from flows.multiday import multiday
-    from flows.process_session import FLOWS
+    from flows.process_session import CURATED, FLOWS
 
     common = {"project": arguments.project, "keep_job_logs": arguments.keep_job_logs}
     if arguments.regenerate and arguments.pipeline != "checksum":
@@ -124,6 +126,10 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
     if not arguments.animal or not arguments.session:
         raise BadInputError(f"{arguments.pipeline} needs --animal and --session. Nothing was done.")
     session = {"animal": arguments.animal, "session": arguments.session, "reprocess": arguments.reprocess}
+    if arguments.discard_curation:
+        if arguments.pipeline not in (p.name.lower() for p in CURATED):
+            raise BadInputError(f"Nobody edits what {arguments.pipeline} makes. Nothing was done.")
+        own["discard_curation"] = True
     flow = {p.name.lower(): f for p, f in FLOWS.items()}[arguments.pipeline]
     return flow, {**common, **session, **own, **({"regenerate": True} if arguments.regenerate else {})}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trackers.known_settings import changes_of
 from trackers.names import ProcessingPipelines, SessionTypes
 
 Facts = dict[str, Any]
@@ -78,7 +79,13 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
-    return f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+    said = f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+    return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
+
+
+def stale(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say why a pipeline's result would come out otherwise today; empty where it would not. Nothing is rerun for it."""
+    return str(facts["pipelines"][pipeline.name].get("stale") or "")
 
 
 def excluded(facts: Facts) -> str:
@@ -101,3 +108,28 @@ def prepared(facts: Facts) -> bool:
 def status(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Return what a pipeline's tracker says: running, succeeded, failed, corrupt, or nothing."""
     return str(facts["pipelines"][pipeline.name]["status"])
+
+
+def settings_problem(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say what is wrong with the files that hold a pipeline's settings; empty where nothing is, or it has none here."""
+    if facts["session_type"] not in TYPES[pipeline]:
+        return ""
+    return str(facts["pipelines"][pipeline.name].get("settings_problem") or "")
+
+
+def settings_of(
+    pipeline: ProcessingPipelines, facts: Facts, own: dict[str, Any], overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what tells a pipeline's run from another one: its options, and its settings as files and the run say.
+
+    Args:
+        pipeline: which one.
+        facts: of the session.
+        own: the pipeline's options.
+        overrides: settings for this run alone, by dotted name; kept as `this_run` besides.
+    """
+    found = facts["pipelines"][pipeline.name].get("settings")
+    if found is None:
+        return own
+    merged = {**own, "settings": changes_of(pipeline, {**found, **(overrides or {})})}
+    return {**merged, "this_run": overrides} if overrides else merged

@@ -29,6 +29,7 @@ async def suite2p(
     plane: int | None = None,
     settings: dict[str, Any] | None = None,
     reprocess: bool = False,
+    discard_curation: bool = False,
     keep_job_logs: bool = False,
     requested_by: str = "",
 ) -> PipelineReport:
@@ -44,8 +45,9 @@ async def suite2p(
         planes: How many planes there must be, ROIs times z-planes; none: as many as the recording's ops.json says.
         plane: This plane only, from 0, also where it has succeeded before: its cells are looked for again, and all
             planes are combined anew.
-        settings: Changes to suite2p's own settings, nested as those are or by dotted names.
+        settings: Changes to suite2p's settings for this run, nested or by dotted names; stronger than every file's.
         reprocess: Run also where it has succeeded before.
+        discard_curation: Also where people have edited the result since.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the lock and in the records.
     """
@@ -53,15 +55,17 @@ async def suite2p(
     async with pipeline(
         ProcessingPipelines.SUITE2P,
         *(server, project, animal, session),
-        settings={"planes": planes, "settings": changes, **({} if plane is None else {"plane": plane})},
+        settings={"planes": planes, **({} if plane is None else {"plane": plane})},
+        overrides=changes,
         reprocess=reprocess or plane is not None,
+        discard_curation=discard_curation,
         keep_job_logs=keep_job_logs,
         requested_by=requested_by,
     ) as run:
         if run.skipped is not None:
             return run.skipped
         chosen = _chosen(run.facts["planes"], planes, plane)
-        words = ("--settings", json.dumps(changes, sort_keys=True))
+        words = ("--settings", json.dumps(run.settings["settings"], sort_keys=True))
 
         def job(name: str, resources: Resources, stage: str, *more: str) -> Job:
             return Job(name, run.program("suite2p", "--stage", stage, *words, *more), resources, environment="suite2p")
