@@ -17,7 +17,7 @@ from tests.lab_up import LabUp
 from tests.postgres import MISSING, Postgres
 from tests.project_run import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SESSIONS, AT_ONCE = 6, 3
 WORKER, SERVER = b"worker\0start", b"server\0start"  # words of their commands
@@ -33,12 +33,14 @@ class Lab:
     def launch(self) -> str:
         """Start the project's run as a person does in the UI."""
         server = self.project.server.model_dump(exclude_defaults=True)
-        return self.up.launch("process-project/process-project", project="Project", server=server, maximum_sessions=3)
+        return self.up.launch(
+            "process-project/process-project", project="Project", server=server, maximum_sessions=AT_ONCE
+        )
 
     def launch_and_wait(self) -> str:
-        """Start the project's run; return its id when jobs run and others are still to come."""
+        """Start the project's run; return its id when a job runs, more are handed over, and sessions are to come."""
         run = self.launch()
-        self.up.wait(lambda: len(self.project.trace()) == AT_ONCE, 120)
+        self.up.wait(lambda: self.project.trace() and len(self.project.submitted()) == AT_ONCE, 240)
         return run
 
     def kill(self, word: bytes, number: signal.Signals) -> None:
