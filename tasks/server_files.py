@@ -49,7 +49,11 @@ def add(name: str, file: Path, *, replace: bool = False) -> bool:
         FileSystemError: it cannot be written.
     """
     path = path_of(name)
-    server = Server.from_file(file)
+    try:
+        text = file.read_bytes()  # once: it may be a pipe
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be read: {error}. Nothing was done.") from None
+    server = Server.from_text(text, file)
     if server.name not in ("", name):
         raise BadInputError(
             f"{file} describes the server {server.name!r}, which cannot be added as {name!r}. Nothing was done. "
@@ -60,7 +64,7 @@ def add(name: str, file: Path, *, replace: bool = False) -> bool:
     for field, root in (("storage_root", server.storage), ("working_root", server.working)):
         if not PurePosixPath(root).is_absolute():
             raise BadInputError(f"{file}: {field} is no absolute path of the server. Nothing was done.")
-    return _keep(path, file.read_bytes(), replace=replace)
+    return _keep(path, text, replace=replace)
 
 
 def add_credentials(name: str, file: Path, *, replace: bool = False) -> tuple[bool, bool]:
