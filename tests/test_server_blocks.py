@@ -1,4 +1,4 @@
-"""A server that is described is offered by Prefect's forms at once, and without Prefect it is described all the same."""
+"""A server that is described is offered by Prefect's forms at once; without Prefect it is described all the same."""
 
 from __future__ import annotations
 
