@@ -49,14 +49,18 @@ def add(name: str, file: Path, *, replace: bool = False) -> bool:
         FileSystemError: it cannot be written.
     """
     path = path_of(name)
-    server = Server.from_file(file)
+    try:
+        text = file.read_bytes()  # once: it may be a pipe
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be read: {error}. Nothing was done.") from None
+    server = Server.from_text(text, file)
     if server.name not in ("", name):
         raise BadInputError(
             f"{file} describes the server {server.name!r}, which cannot be added as {name!r}. Nothing was done. "
             "Take the line `name:` out of it, or add it under that name."
         )
     _require_usable(file, server)
-    return _keep(path, file.read_bytes(), replace=replace)
+    return _keep(path, text, replace=replace)
 
 
 def add_credentials(name: str, file: Path, *, replace: bool = False) -> tuple[bool, bool]:

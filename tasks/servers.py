@@ -191,14 +191,26 @@ class Server(BaseModel):
             BadInputError: it is not there, no YAML, or says something that no server has.
         """
         try:
-            data = yaml.safe_load(path.read_bytes())
+            return cls.from_text(path.read_bytes(), path)
+        except OSError as error:
+            raise BadInputError(f"{path} cannot be read: {error}. Nothing was done.") from None
+
+    @classmethod
+    def from_text(cls, text: bytes, path: Path) -> Self:
+        """Return the server that a file's text describes; `path` is what errors name.
+
+        Raises:
+            BadInputError: it is no YAML, or says something that no server has.
+        """
+        try:
+            data = yaml.safe_load(text)
             if not isinstance(data, dict):
                 raise BadInputError(f"{path} describes no server: it is no mapping. Nothing was done.")
             if unknown := sorted(set(data) - set(cls.model_fields)):
                 known = ", ".join(name for name in cls.model_fields if not name.startswith("_"))
                 raise BadInputError(f"{path} has unknown fields: {', '.join(map(str, unknown))}. Known are: {known}.")
             return cls(**data)
-        except (OSError, yaml.YAMLError) as error:
+        except yaml.YAMLError as error:
             raise BadInputError(f"{path} cannot be read: {error}. Nothing was done.") from None
         except ValidationError as error:
             raise BadInputError(f"{path} describes no server: {in_words(error)}. Nothing was done.") from None
