@@ -324,7 +324,6 @@ def test_a_folder_that_is_no_cluster_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "data").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--nodes=0", "/tmp/people-none"], ["/tmp/people none"]])
 def test_a_cluster_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, words: list[str]) -> None:
     needs_the_programs()
@@ -335,6 +334,7 @@ def test_a_cluster_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, 
     assert not Path(words[-1]).exists()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_come_up_says_why(own_cluster: StartCluster) -> None:
     with pytest.raises(ClusterError, match=r"slurmctld: does not run(.|\n)*select/nonsense"):
         own_cluster(nodes=1, slurm_conf={"SelectType": "select/nonsense"})
