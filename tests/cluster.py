@@ -81,6 +81,10 @@ class Cluster:
         self.folder = folder or temporary_folder()
         if len(str(self.folder)) > LONGEST_FOLDER:
             raise ClusterError(f"{self.folder} is too long for the sockets in it: at most {LONGEST_FOLDER} characters.")
+        if len(str(self.folder).split()) > 1 or nodes < 1:
+            raise ClusterError(
+                "A test cluster needs a folder without spaces in its path, and a node. Nothing was done."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)  # munged, and accounts other than root
         self.bin = self.folder / "bin"

@@ -324,6 +324,16 @@ def test_a_folder_that_is_no_cluster_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("words", [["--nodes=0", "/tmp/people-none"], ["/tmp/people none"]])
+def test_a_cluster_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, words: list[str]) -> None:
+    needs_the_programs()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "tests.cluster", "up", *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, "Nothing was done" in done.stderr) == (1, True), done.stderr
+    assert not Path(words[-1]).exists()
+
+
 @pytest.mark.slow
 def test_a_cluster_that_does_not_come_up_says_why(own_cluster: StartCluster) -> None:
     with pytest.raises(ClusterError, match=r"slurmctld: does not run(.|\n)*select/nonsense"):
