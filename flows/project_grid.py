@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from http import HTTPStatus
 
-from httpx import HTTPStatusError
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 
@@ -92,14 +93,12 @@ def _cell(facts: Facts, pipeline: ProcessingPipelines) -> str:
 
 async def _put(project: str, text: str) -> None:
     key, title = artifact_key(project), f"{project}: sessions and pipelines"
+    of_project = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
     async with get_client() as client:
-        try:
-            found = await client.request("GET", "/artifacts/{key}/latest", path_params={"key": key})
-        except HTTPStatusError as error:
-            if error.response.status_code != HTTPStatus.NOT_FOUND:
-                raise
-            body = {"key": key, "type": "markdown", "description": title, "data": text}
-            await client.request("POST", "/artifacts/", json=body)
+        # not /artifacts/KEY/latest, whose id is that of the key's collection
+        found = await client.read_artifacts(artifact_filter=of_project, sort=ArtifactSort.CREATED_DESC, limit=1)
+        if found:
+            await client.update_artifact(found[0].id, ArtifactUpdate(data=text, description=title))
             return
-        own = {"id": found.json()["id"]}
-        await client.request("PATCH", "/artifacts/{id}", path_params=own, json={"data": text, "description": title})
+        body = {"key": key, "type": "markdown", "description": title, "data": text}
+        await client.request("POST", "/artifacts/", json=body)
