@@ -203,7 +203,8 @@ def _consider(run: Run, facts: Facts) -> None:
     if status(run.pipeline, facts) == "corrupt":
         raise SessionDataError(facts["pipelines"][run.pipeline.name]["problem"])
     told = run.settings.get("this_run")  # who asks for other settings than the result has does not mean that result
-    other = bool(told) and run.settings != facts["pipelines"][run.pipeline.name].get("made_with")
+    made_with = facts["pipelines"][run.pipeline.name].get("made_with") or {}
+    other = bool(told) and run.settings["settings"] != made_with.get("settings")
     if not run.reprocess and not other and (reason := done(run.pipeline, facts)):
         run.skipped = PipelineReport(
             run.pipeline, facts["target"], ProcessingStatus.SUCCEEDED, ran=False, reason=reason

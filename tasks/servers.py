@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tasks.ssh_config import SshAddress
 from trackers.errors import BadInputError
-from trackers.graph import Graph, Job, Stage
+from trackers.graph import MANAGER_ID, PYTHON, Graph, Job, Stage
 from trackers.site import ACCOUNT, INSTALLED
 
 
@@ -89,6 +90,36 @@ class Override(BaseModel):
     maximum_minutes: int | None = Field(default=None, ge=1, description="How far retries may go, minutes.")
 
 
+class Command(BaseModel):
+    """A lab's own program in the place of one of our job programs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    words: list[str] = Field(
+        min_length=1,
+        description="Program and arguments. {job} is the job's name, and {project}, {animal}, {session}, {storage}, "
+        "{working}, {plane}, … what our own program is given; {python} and {manager_id} are filled in on the server.",
+    )
+    drives_tracker: bool = Field(default=False, description="It is a program of 5.1.0 that writes the tracker itself.")
+
+    def in_place_of(self, job: Job) -> Job:
+        """Return a job with this command.
+
+        Raises:
+            BadInputError: a word names what that job is not given.
+        """
+        given = {word[2:]: value for word, value in itertools.pairwise(job.command) if word.startswith("--")}
+        known = {**given, "job": job.name, "python": PYTHON, "manager_id": MANAGER_ID}
+        try:
+            words = tuple(word.format_map(known) for word in self.words)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise BadInputError(
+                f"The server's command for {job.name} cannot be filled in ({error}); known are "
+                f"{', '.join(sorted(known))}. Nothing was submitted. Correct `commands` in its description."
+            ) from None
+        return replace(job, command=words, drives_tracker=self.drives_tracker)
+
+
 class Server(BaseModel):
     """A compute server; without a host it is this computer. It holds the path of a key, and no secret."""
 
@@ -120,6 +151,9 @@ class Server(BaseModel):
     slurm: Slurm = Field(default=Slurm(), description="Partition, account, QOS and further options.")
     resources: dict[str, Override] = Field(
         default={}, description="By pipeline (behavior) or job (suite2p/plane-*): what it asks for here."
+    )
+    commands: dict[str, Command] = Field(
+        default={}, description="By pipeline or job, as resources: the lab's own program that runs instead of ours."
     )
 
     @property
@@ -172,7 +206,7 @@ class Server(BaseModel):
         return ("bash", "-c", f'{{\n{activate}\n}} </dev/null >&2 || exit 1\nexec "$@"', "bash", *words)
 
     def with_resources(self, pipeline: str, graph: Graph) -> Graph:
-        """Return a pipeline's graph as its jobs ask for resources on this server."""
+        """Return a pipeline's graph as its jobs ask for resources and are carried out on this server."""
         return Graph(
             tuple(Stage(s.name, tuple(self._overridden(pipeline, job) for job in s.jobs)) for s in graph.stages)
         )
@@ -181,6 +215,9 @@ class Server(BaseModel):
         for pattern, override in self.resources.items():
             if fnmatchcase(pipeline, pattern) or fnmatchcase(f"{pipeline}/{job.name}", pattern):
                 job = replace(job, resources=replace(job.resources, **override.model_dump(exclude_none=True)))
+        for pattern, command in self.commands.items():
+            if fnmatchcase(pipeline, pattern) or fnmatchcase(f"{pipeline}/{job.name}", pattern):
+                return command.in_place_of(job)
         return job
 
     @classmethod
