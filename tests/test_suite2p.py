@@ -124,7 +124,6 @@ def directly(python: Path, recording: Recording) -> Path:
     return recording.root / "direct"
 
 
-@pytest.mark.slow
 async def test_the_flow_finds_what_suite2p_finds_in_one_process_and_a_failed_plane_runs_again_alone(
     recording: Recording,
 ) -> None:
@@ -199,7 +198,6 @@ async def test_on_a_cluster_every_plane_is_a_job_between_binarize_and_combine(
     assert len(np.load(recording.results / "combined/F.npy")) > 12
 
 
-@pytest.mark.slow
 async def test_a_recording_without_cells_is_a_success_with_empty_tables(tmp_path: Path) -> None:
     import tifffile
 
