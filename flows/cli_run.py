@@ -79,7 +79,7 @@ def _check(arguments: argparse.Namespace) -> None:
         BadInputError: there is no such session or project, or it is not as it must be; nothing was touched.
     """
     project = {"project": arguments.project}
-    if getattr(arguments, "dataset", ""):
+    if getattr(arguments, "dataset", "") and arguments.pipeline != "report":
         sessions = [{"animal": arguments.animal, "session": session} for session in arguments.sessions]
         ask(
             server_of(arguments),
@@ -119,7 +119,8 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
         raise BadInputError(f"{arguments.pipeline} needs --animal and --session. Nothing was done.")
     session = {"animal": arguments.animal, "session": arguments.session, "reprocess": arguments.reprocess}
     flow = {p.name.lower(): f for p, f in FLOWS.items()}[arguments.pipeline]
-    return flow, {**common, **session, **({"regenerate": True} if arguments.regenerate else {})}
+    own = {"checksum": {"regenerate": True} if arguments.regenerate else {}, "report": {"dataset": arguments.dataset}}
+    return flow, {**common, **session, **own.get(arguments.pipeline, {})}
 
 
 def _server(arguments: argparse.Namespace) -> Any:

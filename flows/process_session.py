@@ -13,6 +13,7 @@ from flows.checksum import checksum
 from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle, refusal
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
+from flows.report import report
 from flows.suite2p import suite2p
 from flows.volumes import on_volume
 from tasks.artifacts import board
@@ -30,13 +31,17 @@ FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
     ProcessingPipelines.PREPARATION: preparation,
     ProcessingPipelines.BEHAVIOR: behavior,
     ProcessingPipelines.SUITE2P: suite2p,
+    ProcessingPipelines.REPORT: report,
     ProcessingPipelines.ARCHIVING: archiving,
 }
 
 PipelineNames = list[Annotated[str, Field(json_schema_extra={"enum": [p.name.lower() for p in FLOWS]})]]
 """Names of a session's pipelines, which a form offers to choose from."""
 
-SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {ProcessingPipelines.CHECKSUM: {"regenerate": False}}
+SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {
+    ProcessingPipelines.CHECKSUM: {"regenerate": False},
+    ProcessingPipelines.REPORT: {"dataset": ""},
+}
 
 
 @pipeline_flow(name="process-session", run_name="{project}/{animal}/{session}")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from trackers import environments, exclusions, facts, leases, sweep
+from trackers import commands, environments, exclusions, facts, leases, quality, sweep
 from trackers.errors import BadInputError, TrackerCorruptError
 from trackers.files import load_yaml
 from trackers.graph import Graph
@@ -227,6 +227,22 @@ def include(arguments: dict[str, Any]) -> dict[str, str]:
     return {"was_excluded": exclusions.include(_paths(arguments))}
 
 
+def qualities(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for every session of a project that has a report or could have one: its checks, or a problem."""
+    site, project = _site(arguments), str(arguments.get("project") or "")
+    target = Target.from_json(site, {"project": project})
+    names = facts.sessions_of(target, str(arguments.get("animal") or ""))
+    return [quality.row(SessionPaths(site.volumes, project, *name)) for name in names]
+
+
+def overrule(arguments: dict[str, Any]) -> dict[str, str]:
+    """Set a person's verdict on a check of a session's report; returns the check's words, and how to renew the page."""
+    check, verdict, reason, who = (str(arguments.get(k) or "") for k in ("check", "verdict", "reason", "requested_by"))
+    paths = _paths(arguments)
+    words = quality.overrule(paths, check, verdict, reason, who)
+    return {"overruled": words, "page": commands.run(ProcessingPipelines.REPORT, paths, "--reprocess")}
+
+
 def where(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """List the folders of a session, or of all of an animal's, with size and state."""
     from trackers.places import SECONDS, places  # asked by people only
@@ -312,5 +328,6 @@ CALLS: dict[str, Call] = {
         *(submit, watch, cancel_all, finish),
         *(sweep_look, sweep_repair),
         *(exclude, include, where),
+        *(qualities, overrule),
     )
 }

@@ -85,6 +85,15 @@ def quality(paths: SessionPaths) -> list[dict[str, Any]] | None:
     ]
 
 
+def row(paths: SessionPaths) -> dict[str, Any]:
+    """Return a session's line of a project's table: its checks, or a `problem`; both are empty without a report."""
+    names = {"animal": paths.animal, "session": paths.session}
+    try:
+        return {**names, "checks": quality(paths) or [], "problem": ""}
+    except SessionDataError as error:
+        return {**names, "checks": [], "problem": str(error)}
+
+
 def overrulings(paths: SessionPaths) -> dict[str, Overruling]:
     """Return what people have overruled, by check.
 
