@@ -13,7 +13,8 @@ from jobs.forging_sources import IMAGING, Array, Plane, results_directory
 from trackers.layout import SessionPaths
 
 TENTHS = 10
-FRAMES = 60  # read of each tenth, evenly spread: enough for a median, and bounds the time on long movies
+FRAMES = 60  # read of each tenth, evenly spread: enough for a percentile, and bounds the time on long movies
+QUIET = 30  # percentile of a pixel over a tenth: below most transients, above the noise of a minimum
 MARGIN = 0.1  # of each side: registration moves frames in and out there
 LEAST_RELIABILITY = 0.3  # correlation of a tenth's two halves; below, there is nothing but noise to compare
 
@@ -24,7 +25,7 @@ class Movie:
 
     Attributes:
         plane: its number.
-        halves: (10, 2, y, x): median over the even and over the odd frames of each tenth; transients hardly count.
+        halves: (10, 2, y, x): a low percentile over the even and over the odd frames of each tenth; transients hardly count.
         saturated: fraction of pixels, over all frames that were read, that have the highest value.
         highest: that value.
     """
@@ -82,7 +83,7 @@ def _movie(number: int, frames: Array) -> Movie:
             highest, at_highest = top, 0
         at_highest += int((read == highest).sum())
         pixels += read.size
-        halves.append([np.median(read[half::2], axis=0) for half in (0, 1)])
+        halves.append([np.percentile(read[half::2], QUIET, axis=0) for half in (0, 1)])
     return Movie(number, np.array(halves), at_highest / pixels, highest)
 
 
