@@ -25,7 +25,7 @@ class Movie:
 
     Attributes:
         plane: its number.
-        halves: (10, 2, y, x): a low percentile over the even and over the odd frames of each tenth; transients hardly count.
+        halves: (10, 2, y, x): a low percentile over the even and the odd frames of each tenth: transients hardly count.
         saturated: fraction of pixels, over all frames that were read, that have the highest value.
         highest: that value.
     """

@@ -50,7 +50,7 @@ def test_a_report_is_made_again_once_newer_results_are_there() -> None:
 
 
 def test_a_session_of_which_there_is_nothing_to_show_has_no_report() -> None:
-    assert "nothing" in obstacle(P.REPORT, facts()) or "neither" in obstacle(P.REPORT, facts())
+    assert obstacle(P.REPORT, facts()) == "neither suite2p nor video has anything to show yet"
     assert not obstacle(P.REPORT, facts(SUITE2P=EARLY))
 
 
