@@ -156,12 +156,20 @@ class Bench:
         for _ in range(count):
             before: list[str] = []
             for jobs in shape:
-                after = [f"--dependency=afterok:{':'.join(before)}"] if before else []
-                words = ["sbatch", "--parsable", "--output=/dev/null", *after, str(script)]
-                before = [self._accepted(words) for _ in range(jobs)]
+                before = self.submitted(script, jobs, before)
+        self.wait_until_none_is_left()
+        return time.perf_counter() - began
+
+    def submitted(self, script: Path, jobs: int, before: list[str]) -> list[str]:
+        """Give so many jobs to sbatch, which run after those in `before`; return their ids."""
+        after = [f"--dependency=afterok:{':'.join(before)}"] if before else []
+        words = ["sbatch", "--parsable", "--output=/dev/null", *after, str(script)]
+        return [self._accepted(words) for _ in range(jobs)]
+
+    def wait_until_none_is_left(self) -> None:
+        """Wait until Slurm has no job any more."""
         while self._ask(["squeue", "-h", "-u", "root", "-t", "pending,running,completing"]).stdout.strip():
             time.sleep(0.1)
-        return time.perf_counter() - began
 
     def _accepted(self, words: list[str]) -> str:
         while True:

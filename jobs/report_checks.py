@@ -242,12 +242,12 @@ def _movement(sources: Sources, edges: Array) -> tuple[str, Array] | None:
 
 
 _ALL: tuple[tuple[str, str, bool, Measure, float, bool, str], ...] = (  # the bool before the unit: a least value passes
-    ("out_of_plane", "moved out of plane", True, _out_of_plane, LEAST_SIMILARITY, True, "correlation"),
+    ("moved_out_of_plane", "moved out of plane", True, _out_of_plane, LEAST_SIMILARITY, True, "correlation"),
     ("bleached", "bleached", True, _bleached, MOST_LOSS, False, "fraction lost"),
     ("saturated", "brightness saturated", True, _saturated, MOST_SATURATED, False, "fraction of pixels"),
     ("no_cells", "no cells", True, _no_cells, LEAST_CELLS, True, "cells"),
     ("frames_dropped", "frames dropped", False, _frames_dropped, MOST_DROPPED, False, "fraction of frames"),
     ("camera_stopped", "a camera that stopped", False, _camera_stopped, LONGEST_SILENCE_S, False, "s"),
-    ("lick_stuck", "a lick sensor that stuck", False, _lick_stuck, LONGEST_LICK_S, False, "s"),
+    ("lick_sensor_stuck", "a lick sensor that stuck", False, _lick_stuck, LONGEST_LICK_S, False, "s"),
     ("treadmill_slipped", "treadmill slipped", False, _treadmill_slipped, MOST_SLIPPED, False, "fraction of running"),
 )

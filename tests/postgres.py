@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tests.prefect_server import free_port
@@ -30,9 +31,7 @@ class Postgres:
                 parent.chmod(parent.stat().st_mode | 0o011)
             shutil.chown(folder, "postgres")
         self._run("initdb", "--pgdata", str(self._data), "--username=prefect", "--auth=trust", "--no-sync")
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(folder / "log"), "-o", options, "start")
-        self._pid = int((self._data / "postmaster.pid").read_text().split()[0])
+        self._start()
         self.psql("CREATE DATABASE lab", database="postgres")
 
     @property
@@ -43,9 +42,20 @@ class Postgres:
         place = f"postgresql://prefect@127.0.0.1:{self.port}/{database}"
         return subprocess.run(["psql", "-XAt", place, "-c", query], capture_output=True, text=True, check=True).stdout
 
+    def restart(self, away: float) -> None:
+        """Stop it, cutting off whoever is connected, and start it again after so many seconds."""
+        self._run("pg_ctl", "-D", str(self._data), "-w", "-m", "fast", "stop")
+        time.sleep(away)
+        self._start()
+
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):  # it ends itself when its folder is removed
             os.kill(self._pid, signal.SIGQUIT)
+
+    def _start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._data / "log"), "-o", options, "start")
+        self._pid = int((self._data / "postmaster.pid").read_text().split()[0])
 
     def _run(self, program: str, *words: str) -> None:
         command = [*self._account, str(BINARIES[-1] / program), *words]

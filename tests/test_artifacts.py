@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
 from tasks import artifacts
 from tasks.artifacts import board_of
@@ -159,14 +160,23 @@ def test_a_run_shows_what_it_waits_for_and_that_it_is_over(
 
 
 @contextmanager
-def somebody_who(answer: bytes | None) -> Iterator[str]:
-    """Give the address of an API that answers everything with the same bytes; none: never."""
+def somebody_who(*answers: bytes | None, heard: list[bytes] | None = None) -> Iterator[str]:
+    """Give the address of an API that gives these answers, the last one to all that follows; none: never.
+
+    What it has answered is added to `heard`.
+    """
+    left = list(answers)
     with socket.create_server(("127.0.0.1", 0)) as server:
         loop = asyncio.get_running_loop()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(100)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head.lower())
+            asked = head + await reader.readexactly(int(length[1]) if length else 0)
+            answer = left.pop(0) if len(left) > 1 else left[0]
             if answer is not None:
+                if heard is not None and b"/artifacts/ " in head:
+                    heard.append(asked)
                 writer.write(answer)
                 writer.close()
 
@@ -176,21 +186,27 @@ def somebody_who(answer: bytes | None) -> Iterator[str]:
 
 
 REFUSES = b"HTTP/1.1 422 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+TAKES = b'HTTP/1.1 201 Yes\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{"id": "1"}'
+
+
+def prefect_at(api: str) -> dict[Any, Any]:
+    return {PREFECT_API_URL: api, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}  # else it asks for a token first
 
 
 @pytest.mark.parametrize(("answer", "words"), [(None, "does not answer"), (REFUSES, "422")])
 async def test_a_prefect_that_hangs_or_refuses_is_said_once_and_the_run_goes_on(
     answer: bytes | None, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("FIRST_SECONDS", "PAUSE_SECONDS", "SHARE_SECONDS", "AWAY_SECONDS"):
+    for name in ("FIRST_SECONDS", "PAUSE_SECONDS", "SHARE_SECONDS", "AWAY_SECONDS", "AGAIN_SECONDS"):
         monkeypatch.setattr(artifacts, name, 0.1)
     if answer is None:
         monkeypatch.setattr(artifacts, "POST_SECONDS", 0.1)
+        monkeypatch.setattr(artifacts, "END_SECONDS", 1)
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     monkeypatch.setattr(logging.getLogger("sessionflow.run_log"), "handlers", [handler])
-    with somebody_who(answer) as api, temporary_settings({PREFECT_API_URL: api}):
+    with somebody_who(answer) as api, temporary_settings(prefect_at(api)):
         async with board_of("00000000-0000-0000-0000-000000000000") as board:
             board.show(lambda: Progress(0.5, "half"))
             await asyncio.sleep(1)
@@ -202,11 +218,30 @@ async def test_a_prefect_that_hangs_or_refuses_is_said_once_and_the_run_goes_on(
 
 async def test_a_prefect_that_never_answers_holds_up_the_end_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "END_SECONDS", 0.2)
-    with somebody_who(None) as api, temporary_settings({PREFECT_API_URL: api}):
+    with somebody_who(None) as api, temporary_settings(prefect_at(api)):
         async with asyncio.timeout(artifacts.POST_SECONDS - 1), board_of("run") as board:
             board.finish(lambda: Progress(1.0, "done"), lambda: PAGE)
 
 
-async def test_words_that_cannot_be_made_fail_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with board_of("run") as board:
-        board.finish(lambda: Progress(1 / 0, ""), lambda: PAGE)
+async def test_what_prefect_does_not_take_of_an_inner_run_is_offered_until_the_outermost_one_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("POST_SECONDS", "AWAY_SECONDS", "AGAIN_SECONDS", "INNER_SECONDS"):
+        monkeypatch.setattr(artifacts, name, 0.5)
+    heard: list[bytes] = []
+    with somebody_who(None, None, None, TAKES, heard=heard) as api, temporary_settings(prefect_at(api)):
+        async with board_of("outer"):
+            async with board_of("inner") as board:
+                board.finish(lambda: Progress(1.0, "done"), lambda: PAGE)
+            assert heard == []
+    page, progress = (json.loads(asked[asked.index(b"{") :]) for asked in heard)
+    assert [page["flow_run_id"], progress["flow_run_id"]] == ["inner", "inner"]
+    assert [page["key"], progress["data"]] == ["a-key", 100]
+
+
+async def test_words_that_cannot_be_made_fail_no_run() -> None:
+    heard: list[bytes] = []
+    with somebody_who(TAKES, heard=heard) as api, temporary_settings(prefect_at(api)):
+        async with board_of("run") as board:
+            board.finish(lambda: Progress(1 / 0, ""), lambda: PAGE)
+    assert len(heard) == 1  # the page

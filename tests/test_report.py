@@ -171,13 +171,13 @@ def slip(paths: SessionPaths) -> None:
 
 
 DEFECTS: dict[str, Callable[[SessionPaths], None]] = {
-    "out_of_plane": lambda paths: change_movies(paths, another_depth),
+    "moved_out_of_plane": lambda paths: change_movies(paths, another_depth),
     "bleached": lambda paths: change_movies(paths, lambda m: m * np.exp(-np.arange(VOLUMES) / 400)[:, None, None]),
     "saturated": lambda paths: change_movies(paths, lambda m: np.minimum(m, 500)),
     "no_cells": no_cell,
     "frames_dropped": lose_frames,
     "camera_stopped": stop_camera,
-    "lick_stuck": stick,
+    "lick_sensor_stuck": stick,
     "treadmill_slipped": slip,
 }
 
@@ -199,7 +199,7 @@ def test_a_good_session_passes_every_check(tmp_path: Path) -> None:
 
 def test_a_session_without_imaging_has_no_checks_of_it(tmp_path: Path) -> None:
     _, checks = report(plant_good(tmp_path, RUN))
-    assert set(checks) == {"frames_dropped", "camera_stopped", "lick_stuck", "treadmill_slipped"}
+    assert set(checks) == {"frames_dropped", "camera_stopped", "lick_sensor_stuck", "treadmill_slipped"}
     assert all(check["verdict"] == "pass" for check in checks.values())
 
 
@@ -210,7 +210,7 @@ def test_what_is_missing_is_said_and_not_judged(tmp_path: Path) -> None:
     (paths.processed_data / "behavior_data/lick_data.feather").unlink()
     html, checks = report(paths)
     assert {name for name, c in checks.items() if c["verdict"] == "unknown"} == {
-        *("out_of_plane", "bleached", "saturated", "lick_stuck")
+        *("moved_out_of_plane", "bleached", "saturated", "lick_sensor_stuck")
     }
     assert all(c["value"] is None and "not checked" in c["words"] for c in checks.values() if c["verdict"] == "unknown")
     assert "Not checked: moved out of plane" in html
