@@ -27,7 +27,7 @@ SERVER_VARIABLE = "SESSIONFLOW_SERVER"
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
 DATASETS_VARIABLE = "SESSIONFLOW_DATASETS"
-RUNNABLE = ("checksum", "preparation", "behavior", "suite2p", "video", "multiday", "archiving", "manifest")
+RUNNABLE = ("checksum", "preparation", "behavior", "suite2p", "video", "multiday", "report", "archiving", "manifest")
 STALE_HELP = "run also what succeeded with other settings, raw data or libraries than there are now"
 DISCARD_HELP = "run again also where people have edited the result since it was recorded"
 EXIT_CODES = "exit codes: 0 success, 1 a pipeline failed, 2 bad input, 3 somebody else is working on it"
@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     add_launch_commands(functools.partial(_command, commands))
     _add_process_project(commands)
     _add_exclude(commands)
+    _add_quality(commands)
     _add_where(commands)
     _add_arrival(commands)
     add_result_commands(functools.partial(_command, commands), _add_roots, SESSION_HELP)
@@ -201,7 +202,12 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="NAME=VALUE",
         help="suite2p: a setting of its own for this run, e.g. detection.threshold_scaling=0.8; several times",
     )
-    run.add_argument("--dataset", default="", metavar="NAME", help="multiday: the dataset, made where there is none")
+    run.add_argument(
+        "--dataset",
+        default="",
+        metavar="NAME",
+        help="multiday: the dataset, made where there is none; report: whose cells across days are shown",
+    )
     run.add_argument(
         "--sessions", nargs="+", default=[], metavar="S", help="multiday: its sessions, by their UTC times"
     )
@@ -396,6 +402,19 @@ def _add_exclude(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         _add_roots(command)
     exclude.set_defaults(carry_out="flows.cli_project:exclude")
     include.set_defaults(carry_out="flows.cli_project:include")
+
+
+def _add_quality(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    session = "P/305/2025-08-26-18-30-15-123456"
+    examples = ["qc P", f'qc overrule {session} bleached --reason "only in the last minute, which is left out"']
+    command = _command(commands, "qc", "show a project's quality control, or overrule a verdict", examples)
+    command.add_argument("words", nargs="+", metavar="PROJECT | overrule SESSION CHECK")
+    command.add_argument("--animal", default="", help="this animal's sessions only")
+    command.add_argument("--reason", default="", help="overrule: why; shown in the table and on the page")
+    command.add_argument("--verdict", default="pass", choices=("pass", "fail"), help="overrule: (default: %(default)s)")
+    command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who says so")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_quality:quality")
 
 
 def _add_arrival(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

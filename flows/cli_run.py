@@ -83,7 +83,7 @@ def _check(arguments: argparse.Namespace) -> None:
         BadInputError: there is no such session or project, or it is not as it must be; nothing was touched.
     """
     project = {"project": arguments.project}
-    if getattr(arguments, "dataset", ""):
+    if getattr(arguments, "dataset", "") and arguments.pipeline != "report":
         sessions = [{"animal": arguments.animal, "session": session} for session in arguments.sessions]
         ask(
             server_of(arguments),
@@ -131,6 +131,8 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
             raise BadInputError(f"Nobody edits what {arguments.pipeline} makes. Nothing was done.")
         own["discard_curation"] = True
     flow = {p.name.lower(): f for p, f in FLOWS.items()}[arguments.pipeline]
+    if arguments.pipeline == "report":
+        own["dataset"] = arguments.dataset
     return flow, {**common, **session, **own, **({"regenerate": True} if arguments.regenerate else {})}
 
 

@@ -18,14 +18,17 @@ TYPES = {
     ProcessingPipelines.VIDEO: _ALL - {SessionTypes.WINDOW_CHECKING},
     ProcessingPipelines.MULTIDAY: frozenset({SessionTypes.MESOSCOPE_EXPERIMENT}),
     ProcessingPipelines.FORGING: _ALL - {SessionTypes.WINDOW_CHECKING},
+    ProcessingPipelines.REPORT: _ALL - {SessionTypes.WINDOW_CHECKING},
     ProcessingPipelines.ARCHIVING: _ALL,
 }
 _PROCESSING = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
 _BUILDS_ON = {ProcessingPipelines.MULTIDAY: (ProcessingPipelines.SUITE2P,), ProcessingPipelines.FORGING: _PROCESSING}
+_SHOWN = (ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)  # without them a page says next to nothing
 NEEDS_PREPARATION = (
     ProcessingPipelines.BEHAVIOR,
     ProcessingPipelines.SUITE2P,
     ProcessingPipelines.VIDEO,
+    ProcessingPipelines.REPORT,
     ProcessingPipelines.ARCHIVING,
     *_BUILDS_ON,
 )
@@ -60,6 +63,8 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say what a pipeline lacks of the recording or of other pipelines' results."""
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
+    if pipeline is ProcessingPipelines.REPORT and not any(status(p, facts) == "succeeded" for p in _SHOWN):
+        return "neither suite2p nor video has anything to show yet"
     if pipeline is ProcessingPipelines.VIDEO:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
@@ -79,6 +84,8 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
+    if pipeline is ProcessingPipelines.REPORT and any(_ended(p, facts) > ended for p in _PROCESSING):
+        return ""
     said = f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
     return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
 
@@ -86,6 +93,11 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
 def stale(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why a pipeline's result would come out otherwise today; empty where it would not. Nothing is rerun for it."""
     return str(facts["pipelines"][pipeline.name].get("stale") or "")
+
+
+def _ended(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Return when a pipeline last succeeded, UTC, ISO 8601; empty where it did not, or nobody recorded when."""
+    return str(facts["pipelines"][pipeline.name]["ended"]) if status(pipeline, facts) == "succeeded" else ""
 
 
 def excluded(facts: Facts) -> str:

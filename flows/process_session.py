@@ -24,6 +24,7 @@ from flows.eligibility import (
 )
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
+from flows.report import report
 from flows.suite2p import suite2p
 from flows.video import video
 from flows.volumes import on_volume
@@ -43,6 +44,7 @@ FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
     ProcessingPipelines.BEHAVIOR: behavior,
     ProcessingPipelines.SUITE2P: suite2p,
     ProcessingPipelines.VIDEO: video,
+    ProcessingPipelines.REPORT: report,
     ProcessingPipelines.ARCHIVING: archiving,
 }
 
@@ -52,6 +54,7 @@ PipelineNames = list[Annotated[str, Field(json_schema_extra={"enum": [p.name.low
 SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {
     ProcessingPipelines.CHECKSUM: {"regenerate": False},
     ProcessingPipelines.SUITE2P: {"planes": None},
+    ProcessingPipelines.REPORT: {"dataset": ""},
 }
 """The options with which a session's run starts its pipelines; settings from files come on top."""
 

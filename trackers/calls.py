@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from trackers import arrivals as arriving
-from trackers import environments, exclusions, facts, known_settings, leases, sweep
+from trackers import commands, environments, exclusions, facts, known_settings, leases, quality, sweep
 from trackers.errors import BadInputError, TrackerCorruptError
 from trackers.graph import Graph
 from trackers.layout import SessionPaths
@@ -234,6 +234,22 @@ def include(arguments: dict[str, Any]) -> dict[str, str]:
     return {"was_excluded": exclusions.include(_paths(arguments))}
 
 
+def qualities(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for every session of a project that has a report or could have one: its checks, or a problem."""
+    site, project = _site(arguments), str(arguments.get("project") or "")
+    target = Target.from_json(site, {"project": project})
+    names = facts.sessions_of(target, str(arguments.get("animal") or ""))
+    return [quality.row(SessionPaths(site.volumes, project, *name)) for name in names]
+
+
+def overrule(arguments: dict[str, Any]) -> dict[str, str]:
+    """Set a person's verdict on a check of a session's report; returns the check's words, and how to renew the page."""
+    check, verdict, reason, who = (str(arguments.get(k) or "") for k in ("check", "verdict", "reason", "requested_by"))
+    paths = _paths(arguments)
+    words = quality.overrule(paths, check, verdict, reason, who)
+    return {"overruled": words, "page": commands.run(ProcessingPipelines.REPORT, paths, "--reprocess")}
+
+
 def arrivals(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return which sessions have arrived, in every project that wants them processed then; see `trackers.arrivals`."""
     return arriving.arrivals(_site(arguments), arguments.get("waiting") or ())
@@ -336,6 +352,7 @@ CALLS: dict[str, Call] = {
         *(submit, watch, cancel_all, finish),
         *(sweep_look, sweep_repair),
         *(exclude, include, where),
+        *(qualities, overrule),
         *(arrivals, arrival),
     )
 }

@@ -70,6 +70,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "excluded": (words := exclusion_words(paths)),
         "include": include_command(paths) if words else "",
         "quality_objection": quality_objection(paths),
+        "own_datasets": str(target.site.datasets),
     }
 
 

@@ -16,7 +16,7 @@ _NAME_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd"})  
 
 
 class ProcessingPipelines(StrEnum):
-    """The pipelines, under the names that sl-shared-assets 5.1.0 gives them."""
+    """The pipelines, under the names that sl-shared-assets 5.1.0 gives them; it knows no report."""
 
     MANIFEST = "manifest generation"
     CHECKSUM = "checksum resolution"
@@ -26,6 +26,7 @@ class ProcessingPipelines(StrEnum):
     VIDEO = "video processing"
     MULTIDAY = "multi-day suite2p processing"
     FORGING = "dataset forging"
+    REPORT = "session report"
     ARCHIVING = "data archiving"
 
 
@@ -40,6 +41,7 @@ class TrackerFileNames(StrEnum):
     VIDEO = "video_processing_tracker.yaml"
     MULTIDAY = "multiday_processing_tracker.yaml"
     FORGING = "dataset_forging_tracker.yaml"
+    REPORT = "session_report_tracker.yaml"
     ARCHIVING = "data_archiving_tracker.yaml"
 
 

@@ -1,0 +1,87 @@
+"""Make the page of a session and its quality control: `python -P -m jobs.report --help`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+import polars as pl
+
+from jobs.forging_sources import collect, results_directory
+from jobs.program import check_owner, run, session_parser, session_paths, write_report
+from jobs.report_checks import FAIL, checks
+from jobs.report_movie import movies
+from jobs.report_page import page
+from trackers.errors import SessionDataError
+from trackers.files import atomic_write, make_directory
+from trackers.layout import SessionPaths
+from trackers.quality import overrulings
+
+LIBRARIES = ("numpy", "polars", "matplotlib")
+
+
+def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
+    """Write a session's `report/report.html` and `report/qc.json`; return a line for each check.
+
+    Args:
+        paths: of the session.
+        across: multi-day's folder of the animal in a dataset; none: no cells across days are shown.
+
+    Raises:
+        SessionDataError: a source is there and cannot be read; nothing was written.
+    """
+    from jobs.report_figures import figures  # matplotlib wants a folder for its caches first
+
+    sources = collect(paths)
+    found = checks(sources, movies(paths, sources.planes))
+    html = page(sources, found, overrulings(paths), figures(sources, _cells(across, paths.session)))
+    folder = results_directory(paths) / "report"
+    make_directory(folder)
+    written = {"checks": [asdict(check) for check in found], "missing": list(sources.missing)}
+    atomic_write(folder / "report.html", html.encode())
+    atomic_write(folder / "qc.json", json.dumps(written, indent=1).encode())
+    verdicts = sorted(found, key=lambda check: check.verdict != FAIL)
+    return [
+        f"page: {folder / 'report.html'}",
+        *(
+            f"{c.verdict}: {c.title} ({'not measured' if c.value is None else f'{c.value:.3g} {c.unit}'})"
+            for c in verdicts
+        ),
+    ]
+
+
+def _cells(folder: Path | None, session: str) -> pl.DataFrame | None:
+    """Return multi-day's table of cells, where it has this session."""
+    if folder is None:
+        return None
+    path = folder / "cells.feather"
+    if not path.exists():
+        raise SessionDataError(
+            f"{path} is not there. Nothing was written. Run multi-day processing, or name no dataset."
+        )
+    table = pl.read_ipc(path)
+    return table if session in table["session"].to_list() else None
+
+
+def main() -> None:
+    """Carry out the command line."""
+    parser = session_parser("Makes the page of a session and its quality control.")
+    parser.add_argument("--datasets", type=Path, help="folder that holds the account's datasets")
+    parser.add_argument("--dataset", default="", help="whose multi-day result is shown; empty: none")
+    arguments = parser.parse_args()
+    paths = session_paths(arguments)
+    check_owner(paths, arguments.manager_id)
+    across = arguments.datasets / paths.project / arguments.dataset / paths.animal if arguments.dataset else None
+    with tempfile.TemporaryDirectory(prefix="report_") as caches:  # the home folder may be read-only
+        os.environ.setdefault("MPLCONFIGDIR", caches)
+        notes = report(paths, across)
+    print("\n".join(notes))
+    write_report((), {name: metadata.version(name) for name in LIBRARIES}, notes)
+
+
+if __name__ == "__main__":
+    run(main)

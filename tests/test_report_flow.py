@@ -1,0 +1,82 @@
+"""`sessionflow run report`: the page by a flow of its own, again after newer results, with what people overruled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.eligibility import done, obstacle
+from tests.environments import environment
+from tests.forging_session import PROJECT, SESSION, mark_done
+from tests.prefect_server import PrefectServer
+from tests.test_cli import sessionflow
+from tests.test_report import MANAGER, no_cell, plant_good
+from trackers.lock import SessionLock
+from trackers.names import ProcessingPipelines as P
+
+EARLY, LATE = "2026-11-25T04:00:00+00:00", "2026-11-25T05:00:00+00:00"
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    environment("report")
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def facts(**ended: str) -> dict[str, object]:
+    """Return what `describe` says of a prepared session whose named pipelines have ended so; the others did not run."""
+    names = {p.name: {"status": "succeeded", "ended": EARLY} for p in (P.CHECKSUM, P.PREPARATION)}
+    names |= {p.name: {"status": "", "ended": ""} for p in (P.BEHAVIOR, P.SUITE2P, P.VIDEO, P.REPORT)}
+    names |= {name: {"status": "succeeded", "ended": time} for name, time in ended.items()}
+    return {
+        "complete": True,
+        "prepared": True,
+        "archived": False,
+        "session_type": "mesoscope experiment",
+        "pipelines": names,
+    }
+
+
+def test_a_report_is_made_again_once_newer_results_are_there() -> None:
+    assert not done(P.REPORT, facts(SUITE2P=LATE, REPORT=EARLY))
+    assert done(P.REPORT, facts(SUITE2P=EARLY, REPORT=LATE)).startswith("done already")
+
+
+def test_a_session_of_which_there_is_nothing_to_show_has_no_report() -> None:
+    assert obstacle(P.REPORT, facts()) == "neither suite2p nor video has anything to show yet"
+    assert not obstacle(P.REPORT, facts(SUITE2P=EARLY))
+
+
+def test_the_page_is_made_by_a_flow_and_shows_what_a_person_overruled(tmp_path: Path, prefect: PrefectServer) -> None:
+    paths = plant_good(tmp_path)
+    SessionLock(paths.lock).release(MANAGER)
+    mark_done(paths, P.BEHAVIOR, P.SUITE2P, P.VIDEO)
+    no_cell(paths)
+    server = tmp_path / "server.yaml"
+    roots = {"storage_root": str(tmp_path / "storage"), "working_root": str(tmp_path / "working")}
+    server.write_text(yaml.safe_dump({**roots, "environments": {"report": {"python": str(environment("report"))}}}))
+    names = ("--project", PROJECT, "--animal", "305", "--session", SESSION, "--server", str(server))
+    page = paths.processed_data / "report/report.html"
+
+    done = sessionflow("run", "report", *names, environment=prefect.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"page: {page}" in done.stdout
+    assert "fail: no cells" in done.stdout
+    assert "Fails: no cells." in page.read_text()
+    record = json.loads((paths.tracking_data / "results/REPORT.json").read_text())
+    assert record["versions"]["matplotlib"]
+    assert SessionLock(paths.lock).read().free
+
+    word = ("qc", "overrule", f"{PROJECT}/305/{SESSION}", "no_cells", "--reason", "the window was closed")
+    assert sessionflow(*word, "--server", str(server), environment=prefect.environment).returncode == 0
+    done = sessionflow("run", "report", *names, "--reprocess", environment=prefect.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pass (overruled)" in page.read_text()
+    assert "the window was closed" in page.read_text()
