@@ -98,8 +98,8 @@ def test_raw_data_with_another_checksum_makes_it_stale(result: Result) -> None:
     assert result.stale == "because the checksum of the raw data is bb and was aa"
 
 
-def test_a_dataset_is_stale_when_a_result_it_was_made_of_is_newer(result: Result) -> None:
-    dataset = Target(result.target.site, "Project", dataset="learning")
+def test_a_dataset_is_stale_when_a_result_it_was_made_of_is_newer(result: Result, tmp_path: Path) -> None:
+    dataset = Target(Site(result.target.site.volumes, datasets=tmp_path / "ada"), "Project", dataset="learning")
     record = {"settings": {"sessions": [f"305/{SESSION}"]}, "opened": "2025-09-01T11:30:00+00:00"}
     path = dataset.result(P.FORGING)
     path.parent.mkdir(parents=True)

@@ -10,11 +10,9 @@ import xxhash
 
 from trackers.names import ProcessingPipelines
 from trackers.stale import record_of
-from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import Target
 
-PUBLISH = "publish"  # the job that puts a new result in the place of the old one; before it, the old one is whole
 _ALWAYS_READ = frozenset({"iscell.npy", "stat.npy"})  # small, and what people change; a copy may keep its old time
 _CELLS = "iscell.npy"
 _OUTLINES = "stat.npy"
@@ -40,10 +38,10 @@ def edited(target: Target, pipeline: ProcessingPipelines, current: Submission | 
     """Return the files of a session's result that were changed since its record was written, by path in the session.
 
     Files are read where size or time of change differ, cells and outlines always. Where a later run may have written in
-    their place already, nothing can be said, and nothing is returned.
+    their place, nothing can be said, and nothing is returned.
     """
     record = record_of(target, pipeline) if target.session else None
-    if record is None or (current is not None and current.name != record["submission"] and _wrote(current)):
+    if record is None or (current is not None and current.name != record["submission"]):
         return []
     paths = target.paths
     folder = paths.processed_data if paths.processed_data.is_dir() else paths.archived_data
@@ -54,15 +52,6 @@ def edited(target: Target, pipeline: ProcessingPipelines, current: Submission | 
         for output in outputs
         if _changed(folder / output["path"].removeprefix(_FOLDER), output["size"], output["xxh3_128"], ended)
     ]
-
-
-def _wrote(submission: Submission) -> bool:
-    """Whether a run may have written where the result lies."""
-    if PUBLISH not in submission.attempts:
-        return True
-    return any(
-        a.state not in (JobState.PLANNED, JobState.PENDING, JobState.CANCELLED) for a in submission.attempts[PUBLISH]
-    )
 
 
 def _changed(path: Path, size: int, digest: str, ended: float) -> bool:
