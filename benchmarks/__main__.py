@@ -16,17 +16,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures; prints a table.")
     parser.add_argument(
         "what",
-        choices=("disk", "cluster", "following", "far", "project"),
+        choices=("disk", "cluster", "following", "far", "project", "science"),
         help="disk: the server side's start; state files, checksum, copy and manifest on one disk; "
         "cluster: graphs of jobs on a test cluster; following: what waiting for a thousand jobs costs there; "
         "far: long jobs, a slow line, submit limits, late records, a manager killed; "
-        "project: many sessions with all their pipelines, in one run",
+        "project: many sessions with all their pipelines, in one run; "
+        "science: results against a known truth, and what they cost",
     )
     parser.add_argument("folder", nargs="?", help="disk: on the disk to measure (default: the temporary folder's)")
     parser.add_argument("--graphs", default="ABC", help="cluster: which of A, B and C (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="cluster: how often each is run (default: 3)")
     parser.add_argument("--seconds", type=float, default=60.0, help="far: of a job, and late files (default: 60)")
     parser.add_argument("--sessions", default="50,200,1000", help="project: how many (default: 50,200,1000)")
+    parser.add_argument("--parts", default="suite2p,multiday,forging", help="science: which (default: all)")
     arguments = parser.parse_args()
     console = Console(width=150)
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
@@ -46,6 +48,10 @@ def main() -> None:
         console.print(f"Prefect's database: {runs.DATABASE}")
         for row in project.rows([int(count) for count in arguments.sessions.split(",")]):
             show(console, project.COLUMNS, [row])
+    elif arguments.what == "science":
+        from benchmarks import science
+
+        show(console, science.COLUMNS, list(science.rows(arguments.parts)))
     else:
         _cluster(console, arguments.graphs, arguments.repeats)
 

@@ -26,6 +26,7 @@ async def behavior(
     session: str,
     server: ComputeServer | None = None,
     reprocess: bool = False,
+    discard_curation: bool = False,
     keep_job_logs: bool = False,
     requested_by: str = "",
 ) -> PipelineReport:
@@ -37,6 +38,7 @@ async def behavior(
         session: The session's name, its UTC time.
         server: Where the data lies and the jobs run; none: this computer.
         reprocess: Run also where it has succeeded before.
+        discard_curation: Also where people have edited the result since.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the lock and in the records.
     """
@@ -44,6 +46,7 @@ async def behavior(
         ProcessingPipelines.BEHAVIOR,
         *(server, project, animal, session),
         reprocess=reprocess,
+        discard_curation=discard_curation,
         keep_job_logs=keep_job_logs,
         requested_by=requested_by,
     ) as run:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli_launch import add_commands as add_launch_commands
+from flows.cli_results import add_commands as add_result_commands
 from flows.cli_up import add_commands as add_up_commands
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
@@ -26,7 +27,9 @@ SERVER_VARIABLE = "SESSIONFLOW_SERVER"
 STORAGE_VARIABLE = "SESSIONFLOW_STORAGE"
 WORKING_VARIABLE = "SESSIONFLOW_WORKING"
 DATASETS_VARIABLE = "SESSIONFLOW_DATASETS"
-RUNNABLE = ("checksum", "preparation", "behavior", "suite2p", "multiday", "archiving", "manifest")
+RUNNABLE = ("checksum", "preparation", "behavior", "suite2p", "video", "multiday", "archiving", "manifest")
+STALE_HELP = "run also what succeeded with other settings, raw data or libraries than there are now"
+DISCARD_HELP = "run again also where people have edited the result since it was recorded"
 EXIT_CODES = "exit codes: 0 success, 1 a pipeline failed, 2 bad input, 3 somebody else is working on it"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 SESSION_HELP = "PROJECT/ANIMAL/SESSION under --storage, or the path of the session's folder"
@@ -55,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     _add_process_project(commands)
     _add_exclude(commands)
     _add_where(commands)
+    _add_arrival(commands)
+    add_result_commands(functools.partial(_command, commands), _add_roots, SESSION_HELP)
     add_up_commands(functools.partial(_command, commands))
     return top
 
@@ -181,9 +186,21 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         command.add_argument("--animal", required=command is process)
         command.add_argument("--session", required=command is process, help="its UTC time, YYYY-MM-DD-HH-MM-SS-ffffff")
         command.add_argument("--reprocess", action="store_true", help="run also what has succeeded before")
+        command.add_argument("--discard-curation", action="store_true", help=DISCARD_HELP)
         command.add_argument("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
         command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
+    process.add_argument("--rerun-stale", action="store_true", help=STALE_HELP)
     run.add_argument("--regenerate", action="store_true", help="checksum: write a new one instead of verifying")
+    run.add_argument("--planes", type=int, metavar="N", help="suite2p: how many there must be (default: as recorded)")
+    run.add_argument("--plane", type=int, metavar="N", help="suite2p: look for the cells of this plane again, from 0")
+    run.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="suite2p: a setting of its own for this run, e.g. detection.threshold_scaling=0.8; several times",
+    )
     run.add_argument("--dataset", default="", metavar="NAME", help="multiday: the dataset, made where there is none")
     run.add_argument(
         "--sessions", nargs="+", default=[], metavar="S", help="multiday: its sessions, by their UTC times"
@@ -352,6 +369,8 @@ def _add_process_project(commands: argparse._SubParsersAction[argparse.ArgumentP
     add("--session", dest="sessions", metavar="S", **many, help="this session only, by its UTC time; several times")
     add("--pipeline", dest="pipelines", metavar="P", **many, help="this pipeline only; several times")
     add("--reprocess", action="store_true", help="run also what has succeeded before")
+    add("--rerun-stale", action="store_true", help=STALE_HELP)
+    add("--discard-curation", action="store_true", help=DISCARD_HELP)
     add("--rerun-failed", action="store_true", help="run also what failed before and waits")
     add("--failed-pipeline", dest="failed_pipelines", metavar="P", **many, help="of these, the failures of a pipeline")
     add("--failed-cause", metavar="TEXT", default="", help="of these, the failures whose reason has this text")
@@ -377,6 +396,16 @@ def _add_exclude(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         _add_roots(command)
     exclude.set_defaults(carry_out="flows.cli_project:exclude")
     include.set_defaults(carry_out="flows.cli_project:include")
+
+
+def _add_arrival(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "process a project's sessions when they arrive, or no more"
+    command = _command(commands, "arrival", summary, ["arrival on P --server lab", "arrival off P", "arrival show P"])
+    command.add_argument("action", choices=("on", "off", "show"), help="sessions that are complete already stay alone")
+    command.add_argument("project", metavar="PROJECT")
+    command.add_argument("--requested-by", default=this_account(), metavar="NAME", help="who asks")
+    _add_roots(command)
+    command.set_defaults(carry_out="flows.cli_project:arrival")
 
 
 def _add_where(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

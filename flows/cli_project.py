@@ -52,6 +52,19 @@ def include(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def arrival(arguments: argparse.Namespace) -> int:
+    """Have a project's sessions processed when they arrive, or no more, or say whether they are."""
+    switch = {} if arguments.action == "show" else {"switch": arguments.action, "requested_by": arguments.requested_by}
+    found = ask(server_of(arguments), "arrival", project=arguments.project, **switch)
+    if not found["on"]:
+        print(f"Sessions of {arguments.project} are not processed on arrival.")
+        return 0
+    print(f"Sessions of {arguments.project} are processed on arrival, {found['words']}.")
+    if arguments.action == "on":
+        print("Those that were complete before are left to process-project. `sessionflow up` must be running.")
+    return 0
+
+
 def where(arguments: argparse.Namespace) -> int:
     """Print every folder of a session or an animal, with size and state."""
     from flows.terminal import places_lines
@@ -91,6 +104,7 @@ def _processed(server: Server, arguments: argparse.Namespace) -> ProjectReport:
             keep_job_logs=arguments.keep_job_logs,
             maximum_sessions=arguments.maximum_sessions or module.AT_ONCE,
             requested_by=arguments.requested_by,
+            discard_curation=arguments.discard_curation,
             **_options(arguments),
         )
         return report
@@ -100,7 +114,7 @@ def _processed(server: Server, arguments: argparse.Namespace) -> ProjectReport:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that decide what is to be done."""
-    names = ("animals", "sessions", "pipelines", "reprocess")
+    names = ("animals", "sessions", "pipelines", "reprocess", "rerun_stale")
     failed = ("rerun_failed", "failed_pipelines", "failed_cause", "failed_since")
     return {name: getattr(arguments, name) for name in (*names, *failed)}
 

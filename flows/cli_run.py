@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+
+import yaml
 
 from flows.cli import server_of
 from flows.cli_control import ask
@@ -37,6 +39,8 @@ def process(arguments: argparse.Namespace) -> int:
             server=_server(arguments),
             archive=arguments.archive,
             reprocess=arguments.reprocess,
+            rerun_stale=arguments.rerun_stale,
+            discard_curation=arguments.discard_curation,
             keep_job_logs=arguments.keep_job_logs,
             requested_by=arguments.requested_by,
         )
@@ -103,11 +107,15 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
     """
     from flows.manifest import manifest
     from flows.multiday import multiday
-    from flows.process_session import FLOWS
+    from flows.process_session import CURATED, FLOWS
 
     common = {"project": arguments.project, "keep_job_logs": arguments.keep_job_logs}
     if arguments.regenerate and arguments.pipeline != "checksum":
         raise BadInputError("--regenerate is checksum's. Nothing was done.")
+    own = {"planes": arguments.planes, "plane": arguments.plane, "settings": changes(arguments.changes)}
+    own = {name: value for name, value in own.items() if value not in (None, {})}
+    if own and arguments.pipeline != "suite2p":
+        raise BadInputError("--planes, --plane and --set are suite2p's. Nothing was done.")
     if arguments.pipeline == "manifest":
         return manifest, {**common, "timezone": arguments.timezone}
     if arguments.pipeline == "multiday":
@@ -118,8 +126,30 @@ def _pipeline(arguments: argparse.Namespace) -> tuple[Callable[..., Any], dict[s
     if not arguments.animal or not arguments.session:
         raise BadInputError(f"{arguments.pipeline} needs --animal and --session. Nothing was done.")
     session = {"animal": arguments.animal, "session": arguments.session, "reprocess": arguments.reprocess}
+    if arguments.discard_curation:
+        if arguments.pipeline not in (p.name.lower() for p in CURATED):
+            raise BadInputError(f"Nobody edits what {arguments.pipeline} makes. Nothing was done.")
+        own["discard_curation"] = True
     flow = {p.name.lower(): f for p, f in FLOWS.items()}[arguments.pipeline]
-    return flow, {**common, **session, **({"regenerate": True} if arguments.regenerate else {})}
+    return flow, {**common, **session, **own, **({"regenerate": True} if arguments.regenerate else {})}
+
+
+def changes(words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that `--set NAME=VALUE` gave, by dotted name; values are read as in a settings file.
+
+    Raises:
+        BadInputError: one is no NAME=VALUE, or its value is no YAML.
+    """
+    found = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        try:
+            found[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            sign = ""
+        if not (sign and name.strip()):
+            raise BadInputError(f"--set {word}: NAME=VALUE is expected, the value as in YAML. Nothing was done.")
+    return found
 
 
 def _server(arguments: argparse.Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""`sessionflow server …`: describe servers, check them, and put the server side there. No Prefect is needed."""
+"""`sessionflow server …`: describe servers, check them, and put the server side there; Prefect is not needed for it."""
 
 from __future__ import annotations
 
@@ -155,4 +155,8 @@ def _remote(name: str) -> Server:
 
 def _say_added(name: str, *, changed: bool) -> None:
     print(f"{'Added' if changed else 'Unchanged: the same is there already in'} {server_files.path_of(name)}.")
+    if api := os.environ.get("PREFECT_API_URL"):
+        from flows.server_blocks import block_in_words  # Prefect takes two seconds
+
+        print(block_in_words(name, api))
     print(f"Next: sessionflow server check {name}, then sessionflow server install {name}")

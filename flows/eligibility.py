@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trackers.known_settings import changes_of
 from trackers.names import ProcessingPipelines, SessionTypes
 
 Facts = dict[str, Any]
@@ -34,8 +35,8 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why a pipeline cannot run on a session as it is; empty where it can."""
     if reason := excluded(facts) or ("" if facts["complete"] else str(facts["completeness"])):
         return reason
-    if facts["session_type"] not in TYPES[pipeline]:
-        return f"a {facts['session_type']} session has no {pipeline}"
+    if reason := _out_of_place(pipeline, facts):
+        return reason
     if pipeline is ProcessingPipelines.CHECKSUM:
         return ""
     if status(ProcessingPipelines.CHECKSUM, facts) != "succeeded":
@@ -48,12 +49,26 @@ def obstacle(pipeline: ProcessingPipelines, facts: Facts) -> str:
     return _wrong_with_inputs(pipeline, facts)
 
 
+def _out_of_place(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say why no other pipeline's work would let this one run here: the session's type, or nothing to run it with."""
+    if facts["session_type"] not in TYPES[pipeline]:
+        return f"a {facts['session_type']} session has no {pipeline}"
+    return str(facts.get("suite2p_problem", "")) if pipeline is ProcessingPipelines.SUITE2P else ""
+
+
 def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say what a pipeline lacks of the recording or of other pipelines' results."""
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
+    if pipeline is ProcessingPipelines.VIDEO:
+        return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
-    missing = [p.name.lower() for p in needed if status(p, facts) != "succeeded"]
+    filmed = facts.get("cameras", True)
+    missing = [
+        p.name.lower()
+        for p in needed
+        if status(p, facts) != "succeeded" and (filmed or p is not ProcessingPipelines.VIDEO)
+    ]
     return f"run {', '.join(missing)} first" if missing else ""
 
 
@@ -64,7 +79,13 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
-    return f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+    said = f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+    return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
+
+
+def stale(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say why a pipeline's result would come out otherwise today; empty where it would not. Nothing is rerun for it."""
+    return str(facts["pipelines"][pipeline.name].get("stale") or "")
 
 
 def excluded(facts: Facts) -> str:
@@ -87,3 +108,28 @@ def prepared(facts: Facts) -> bool:
 def status(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Return what a pipeline's tracker says: running, succeeded, failed, corrupt, or nothing."""
     return str(facts["pipelines"][pipeline.name]["status"])
+
+
+def settings_problem(pipeline: ProcessingPipelines, facts: Facts) -> str:
+    """Say what is wrong with the files that hold a pipeline's settings; empty where nothing is, or it has none here."""
+    if facts["session_type"] not in TYPES[pipeline]:
+        return ""
+    return str(facts["pipelines"][pipeline.name].get("settings_problem") or "")
+
+
+def settings_of(
+    pipeline: ProcessingPipelines, facts: Facts, own: dict[str, Any], overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what tells a pipeline's run from another one: its options, and its settings as files and the run say.
+
+    Args:
+        pipeline: which one.
+        facts: of the session.
+        own: the pipeline's options.
+        overrides: settings for this run alone, by dotted name; kept as `this_run` besides.
+    """
+    found = facts["pipelines"][pipeline.name].get("settings")
+    if found is None:
+        return own
+    merged = {**own, "settings": changes_of(pipeline, {**found, **(overrides or {})})}
+    return {**merged, "this_run": overrides} if overrides else merged

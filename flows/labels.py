@@ -18,6 +18,7 @@ from tasks.artifacts import board
 from tasks.reports import PipelineReport, SessionReport
 from trackers.names import ProcessingPipelines, ProcessingStatus
 
+LOG_LABEL = "sessionflow.log"
 TAGGED = ("project", "animal")  # parameters whose values are tags
 
 
@@ -50,13 +51,22 @@ def _tags(parameters: Mapping[str, Any]) -> set[str]:
 
 
 def leave_word(report: Any) -> None:
-    """Have the present run say whether the raw data has been verified, where its report is one that knows."""
+    """Have the present run say whether the raw data has been verified, and where the log of its failure is."""
     context, present = FlowRunContext.get(), board()
     words = checksum_words(report)
     if words and context is not None and present is not None:
         if (context.parameters or {}).get("regenerate"):
             words = "not verified (it was written anew)"
         present.label(CHECKSUM_LABEL, f"{words} {datetime.now(UTC).strftime(TIME)}")
+    if (log := log_of(report)) and present is not None:
+        present.label(LOG_LABEL, log)
+
+
+def log_of(report: Any) -> str:
+    """Return where the log of the first job is that failed; empty where none did."""
+    reports = report.pipelines if isinstance(report, SessionReport) else (report,)
+    failed = [each for each in reports if isinstance(each, PipelineReport) and not each.succeeded]
+    return next((job.log for each in failed for job in each.jobs if job.reason and job.log), "")
 
 
 def checksum_words(report: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from flows.eligibility import Facts, done, obstacle, refusal, status
+from flows.eligibility import Facts, done, obstacle, refusal, settings_of, settings_problem, status
 from flows.pipeline_flow import first_look, pipeline_flow, this_flow_run, this_holder
 from flows.run import Run
 from tasks.artifacts import connected_in_run
@@ -90,20 +90,31 @@ async def pipeline(
     session: str,
     *,
     settings: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
     reprocess: bool,
+    discard_curation: bool = False,
     keep_job_logs: bool,
     requested_by: str,
 ) -> AsyncIterator[Run]:
     """Make a session ready for one pipeline: it exists, is eligible, and its lock is ours until the block ends.
 
+    The run's `settings` are its options, `settings`, with those of the server's files under `settings`, which
+    `overrides` are stronger than.
+
     Raises:
-        BadInputError: the session does not exist or is not as it must be; nothing was touched.
+        BadInputError: the session does not exist or is not as it must be, or a settings file is wrong; nothing was
+            touched.
         NotEligibleError: its type or state does not admit the pipeline.
         SessionLockedError: somebody else works on it.
     """
     async with connected_session(server, project, animal, session) as connection:
-        run = Run(which, connection.server, connection.target, settings or {}, reprocess, keep_job_logs, requested_by)
-        _consider(run, await connection.describe())
+        facts = await connection.describe()
+        if problem := settings_problem(which, facts):
+            raise BadInputError(problem)
+        own = settings_of(which, facts, settings or {}, overrides)
+        run = Run(which, connection.server, connection.target, own, reprocess, keep_job_logs, requested_by)
+        run.discard_curation = discard_curation
+        _consider(run, facts)
         if run.skipped is not None:
             yield run
             return
@@ -191,7 +202,9 @@ def _consider(run: Run, facts: Facts) -> None:
         raise NotEligibleError(f"{run.pipeline} cannot run on {facts['target']}: {reason}")
     if status(run.pipeline, facts) == "corrupt":
         raise SessionDataError(facts["pipelines"][run.pipeline.name]["problem"])
-    if not run.reprocess and (reason := done(run.pipeline, facts)):
+    told = run.settings.get("this_run")  # who asks for other settings than the result has does not mean that result
+    other = bool(told) and run.settings != facts["pipelines"][run.pipeline.name].get("made_with")
+    if not run.reprocess and not other and (reason := done(run.pipeline, facts)):
         run.skipped = PipelineReport(
             run.pipeline, facts["target"], ProcessingStatus.SUCCEEDED, ran=False, reason=reason
         )

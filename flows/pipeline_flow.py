@@ -14,6 +14,7 @@ from prefect import Flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
+from flows.form import form_signature
 from flows.gate import Turn, turn_of_this_run
 from flows.labels import leave_word, tagged, tagged_run
 from flows.signals import keep_signals
@@ -101,7 +102,7 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
                     return await in_sentences(_with_manifests)(lambda: _labelled(function(*args, **kwargs)))
 
         named_types: Any = reporting  # Prefect would look their names up in this module
-        named_types.__signature__ = inspect.signature(function, eval_str=True)
+        named_types.__signature__ = form_signature(function)
         return ReportingFlow(reporting, name=name, flow_run_name=run_name, persist_result=False)
 
     return decorate

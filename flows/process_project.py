@@ -39,6 +39,8 @@ async def process_project(
     sessions: list[str] | None = None,
     pipelines: PipelineNames | None = None,
     reprocess: bool = False,
+    rerun_stale: bool = False,
+    discard_curation: bool = False,
     rerun_failed: bool = False,
     failed_pipelines: PipelineNames | None = None,
     failed_cause: str = "",
@@ -62,6 +64,8 @@ async def process_project(
         sessions: Names of the sessions, their UTC times; none: all.
         pipelines: These only, and preparation where one of them needs it; none: all but archiving.
         reprocess: Run also what has succeeded before.
+        rerun_stale: Run also what has succeeded with other settings, raw data or libraries than there are now.
+        discard_curation: Run again also where people have edited the result since.
         rerun_failed: Run also what has failed before and would wait.
         failed_pipelines: Of these failures, only those of these pipelines.
         failed_cause: Of these failures, only those whose reason has this text, e.g. memory.
@@ -78,6 +82,7 @@ async def process_project(
     choice = Choice.of(
         *(animals, sessions, pipelines, rerun_failed, failed_pipelines, failed_cause, failed_since),
         reprocess=reprocess,
+        rerun_stale=rerun_stale,
         archive=archive,
     )
     server = server or this_computer()
@@ -90,7 +95,13 @@ async def process_project(
         if regenerate_manifest:
             manifest_later(project, server)
         outcomes = {(outcome.animal, outcome.session): outcome for outcome in report.sessions}
-        run = _ProjectRun(look, server, page, outcomes, reprocess, keep_job_logs, requested_by)
+        options = {
+            "reprocess": reprocess,
+            "rerun_stale": rerun_stale,
+            "discard_curation": discard_curation,
+            "keep_job_logs": keep_job_logs,
+        }
+        run = _ProjectRun(look, server, page, outcomes, options, requested_by)
         await run.done(maximum_sessions)
         return run.report
 
@@ -103,8 +114,7 @@ class _ProjectRun:
     server: ComputeServer
     page: ProjectPage
     outcomes: dict[tuple[str, str], SessionOutcome]
-    reprocess: bool
-    keep_job_logs: bool
+    options: dict[str, bool]
     requested_by: str
 
     @property
@@ -144,8 +154,7 @@ class _ProjectRun:
                 server=self.server,
                 pipelines=list(planned.pipelines),
                 archive=False,  # where it is wanted, it stands in the plan
-                reprocess=self.reprocess,
-                keep_job_logs=self.keep_job_logs,
+                **self.options,
                 requested_by=self.requested_by,
                 return_state=True,
             )

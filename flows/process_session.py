@@ -8,12 +8,24 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flows.archiving import archiving
+from flows.awaiting import await_data
 from flows.behavior import behavior
 from flows.checksum import checksum
-from flows.eligibility import NEEDS_PREPARATION, Facts, done, excluded, obstacle, refusal
+from flows.eligibility import (
+    NEEDS_PREPARATION,
+    Facts,
+    done,
+    excluded,
+    obstacle,
+    refusal,
+    settings_of,
+    settings_problem,
+    stale,
+)
 from flows.pipeline import connected_session, pipeline_flow, session_lease
 from flows.preparation import preparation
 from flows.suite2p import suite2p
+from flows.video import video
 from flows.volumes import on_volume
 from tasks.artifacts import board
 from tasks.compute_server import ComputeServer
@@ -30,13 +42,21 @@ FLOWS: dict[ProcessingPipelines, PipelineFlow] = {
     ProcessingPipelines.PREPARATION: preparation,
     ProcessingPipelines.BEHAVIOR: behavior,
     ProcessingPipelines.SUITE2P: suite2p,
+    ProcessingPipelines.VIDEO: video,
     ProcessingPipelines.ARCHIVING: archiving,
 }
 
 PipelineNames = list[Annotated[str, Field(json_schema_extra={"enum": [p.name.lower() for p in FLOWS]})]]
 """Names of a session's pipelines, which a form offers to choose from."""
 
-SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {ProcessingPipelines.CHECKSUM: {"regenerate": False}}
+SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {
+    ProcessingPipelines.CHECKSUM: {"regenerate": False},
+    ProcessingPipelines.SUITE2P: {"planes": None},
+}
+"""The options with which a session's run starts its pipelines; settings from files come on top."""
+
+CURATED = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P)
+"""Whose results people may edit."""
 
 
 @pipeline_flow(name="process-session", run_name="{project}/{animal}/{session}")
@@ -48,6 +68,8 @@ async def process_session(
     pipelines: PipelineNames | None = None,
     archive: bool = False,
     reprocess: bool = False,
+    rerun_stale: bool = False,
+    discard_curation: bool = False,
     keep_job_logs: bool = False,
     requested_by: str = "",
 ) -> SessionReport:
@@ -64,33 +86,44 @@ async def process_session(
         pipelines: These only, and preparation where one of them needs it; none: all.
         archive: Archive the results at the end.
         reprocess: Run also what has succeeded before.
+        rerun_stale: Run also what has succeeded with other settings, raw data or libraries than there are now.
+        discard_curation: Run again also where people have edited the result since.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the lock and in the records.
     """
     chosen = chosen_pipelines(pipelines, archive=archive)
-    wish = {p.name: SETTINGS.get(p, {}) for p in chosen}
     reports: list[PipelineReport] = []
     async with connected_session(server, project, animal, session) as connection:
         facts = await connection.describe()
         if reason := refusal(facts):
             raise NotEligibleError(f"{facts['target']} cannot be processed: {reason}")
-        skips = [skip(p, facts, chosen, reports, reprocess) for p in chosen]
+        await await_data(facts)
+
+        def again(which: ProcessingPipelines, facts: Facts) -> bool:
+            return reprocess or (rerun_stale and bool(stale(which, facts)))
+
+        skips = [skip(p, facts, chosen, reports, again(p, facts)) for p in chosen]
         if facts["lock"]["manager_id"] == NOBODY and all(skips):
             return SessionReport(facts["target"], tuple(report for report in skips if report), _idle(facts))
+        for which in chosen:
+            if (problem := settings_problem(which, facts)) and (again(which, facts) or not done(which, facts)):
+                raise BadInputError(problem)
+        wish = {p.name: settings_of(p, facts, SETTINGS.get(p, {})) for p in chosen}
         if (present := board()) is not None:
             present.show(lambda: session_progress(facts["target"], reports, chosen))
         async with session_lease(connection, wish, requested_by, "process-session"):
             for which in chosen:
                 facts = await connection.describe()
-                report = skip(which, facts, chosen, reports, reprocess)
+                report = skip(which, facts, chosen, reports, again(which, facts))
                 if report is None:
                     async with on_volume(which):
                         report = await FLOWS[which](
                             *(project, animal, session),
                             server=connection.server,
-                            reprocess=reprocess,
+                            reprocess=again(which, facts),
                             keep_job_logs=keep_job_logs,
                             requested_by=requested_by,
+                            **({"discard_curation": True} if discard_curation and which in CURATED else {}),
                         )
                 reports.append(report)
     summary = SessionReport(facts["target"], tuple(reports))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from flows.eligibility import Facts, excluded, status
+from flows.eligibility import Facts, excluded, settings_of, stale, status
 from flows.process_session import SETTINGS, chosen_pipelines, skip
 from tasks.reports import PipelineReport, SessionOutcome, Standing
 from trackers.attempts import REFUSED
@@ -53,6 +53,7 @@ class Choice:
     Attributes:
         animals, sessions: only these; empty: all.
         pipelines: the ones to consider, in order.
+        rerun_stale: run again what is stale.
         rerun: the failures to try again; None: only those whose inputs, settings or version have changed.
     """
 
@@ -61,6 +62,7 @@ class Choice:
     sessions: frozenset[str] = frozenset()
     reprocess: bool = False
     rerun: Rerun | None = None
+    rerun_stale: bool = False
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class Choice:
         failed_since: date | None = None,
         *,
         reprocess: bool = False,
+        rerun_stale: bool = False,
         archive: bool = False,
     ) -> Choice:
         """Return the choice that a form or a command line stands for.
@@ -86,7 +89,7 @@ class Choice:
         chosen_pipelines(failed_pipelines, archive=False)  # refuses unknown names
         rerun = Rerun(tuple(failed_pipelines or ()), failed_cause, failed_since) if rerun_failed else None
         chosen = tuple(chosen_pipelines(pipelines, archive=archive))
-        return cls(chosen, frozenset(animals or ()), frozenset(sessions or ()), reprocess, rerun)
+        return cls(chosen, frozenset(animals or ()), frozenset(sessions or ()), reprocess, rerun, rerun_stale)
 
     def rows(self, project: str, rows: Iterable[Facts]) -> list[Facts]:
         """Return the sessions that are meant, the newest first.
@@ -158,7 +161,7 @@ def held_back(pipeline: ProcessingPipelines, row: Facts, choice: Choice) -> str:
     failure = facts.get("failure")
     if facts["status"] != "failed" or not failure or choice.reprocess:
         return ""
-    digest = digest_of(row["target"], pipeline, SETTINGS.get(pipeline, {}))
+    digest = digest_of(row["target"], pipeline, settings_of(pipeline, row, SETTINGS.get(pipeline, {})))
     if digest != failure["digest"] or failure["now"] != failure["with"]:
         return ""
     causes = [job for job in failure["jobs"] if not _passing(job)]
@@ -186,7 +189,8 @@ def would_run(
     if not complete:
         pipelines = [p for p in pipelines if p is not ProcessingPipelines.ARCHIVING]
     for which in pipelines:
-        report = skip(which, facts, pipelines, reports, choice.reprocess)
+        again = choice.reprocess or (choice.rerun_stale and bool(stale(which, facts)))
+        report = skip(which, facts, pipelines, reports, again)
         if report is None:
             found.append(which)
             report = PipelineReport(which, row["target"], ProcessingStatus.SUCCEEDED, ran=True)

@@ -49,6 +49,7 @@ class Run:
     reprocess: bool
     keep_job_logs: bool
     requested_by: str
+    discard_curation: bool = False
     facts: Facts = field(default_factory=dict)
     skipped: PipelineReport | None = None
     lease: Lease | None = None
@@ -97,6 +98,7 @@ class Run:
             "pipeline": self.pipeline.name,
             "settings": self.settings,
             "reprocess": self.reprocess,
+            "discard_curation": self.discard_curation,
             "requested_by": self.requested_by,
             "flow_run_id": this_flow_run().flow_run_id,
             "prefect_api": PREFECT_API_URL.value() or "",

@@ -11,6 +11,8 @@ from tasks.reports import PipelineReport
 from trackers.errors import BadInputError
 from trackers.graph import Job, Resources, Stage
 from trackers.names import ProcessingPipelines
+from trackers.settings import checked_overrides
+from trackers.suite2p_settings import SUITE2P
 
 BINARIZE = Resources(cpus=1, memory_gb=10, minutes=180)
 PLANE = Resources(cpus=30, memory_gb=80, minutes=180)
@@ -24,8 +26,10 @@ async def suite2p(
     session: str,
     server: ComputeServer | None = None,
     planes: int | None = None,
+    plane: int | None = None,
     settings: dict[str, Any] | None = None,
     reprocess: bool = False,
+    discard_curation: bool = False,
     keep_job_logs: bool = False,
     requested_by: str = "",
 ) -> PipelineReport:
@@ -38,32 +42,54 @@ async def suite2p(
         animal: The animal's name or number.
         session: The session's name, its UTC time.
         server: Where the data lies and the jobs run; none: this computer.
-        planes: How many planes there are, ROIs times z-planes; none: as the recording's ops.json says.
-        settings: Changes to suite2p's own settings, nested as those are.
+        planes: How many planes there must be, ROIs times z-planes; none: as many as the recording's ops.json says.
+        plane: This plane only, from 0, also where it has succeeded before: its cells are looked for again, and all
+            planes are combined anew.
+        settings: Changes to suite2p's settings for this run, nested or by dotted names; stronger than every file's.
         reprocess: Run also where it has succeeded before.
+        discard_curation: Also where people have edited the result since.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the lock and in the records.
     """
-    if planes is not None and planes < 1:
-        raise BadInputError(f"{planes} planes cannot be processed. Nothing was done.")
+    changes = checked_overrides(settings or {}, SUITE2P)
     async with pipeline(
         ProcessingPipelines.SUITE2P,
         *(server, project, animal, session),
-        settings={"planes": planes, "settings": settings or {}},
-        reprocess=reprocess,
+        settings={"planes": planes, **({} if plane is None else {"plane": plane})},
+        overrides=changes,
+        reprocess=reprocess or plane is not None,
+        discard_curation=discard_curation,
         keep_job_logs=keep_job_logs,
         requested_by=requested_by,
     ) as run:
         if run.skipped is not None:
             return run.skipped
-        words = ("--settings", json.dumps(settings or {}, sort_keys=True))
+        chosen = _chosen(run.facts["planes"], planes, plane)
+        words = ("--settings", json.dumps(run.settings["settings"], sort_keys=True))
 
         def job(name: str, resources: Resources, stage: str, *more: str) -> Job:
             return Job(name, run.program("suite2p", "--stage", stage, *words, *more), resources, environment="suite2p")
 
-        count = planes or run.facts["planes"]
+        binarize = Stage("binarize", (job("binarize", BINARIZE, "binarize"),))
         return await run(
-            Stage("binarize", (job("binarize", BINARIZE, "binarize"),)),
-            Stage("planes", tuple(job(f"plane-{n}", PLANE, "plane", "--plane", str(n)) for n in range(count))),
+            *([binarize] if plane is None else []),
+            Stage("planes", tuple(job(f"plane-{n}", PLANE, "plane", "--plane", str(n)) for n in chosen)),
             Stage("combine", (job("combine", COMBINE, "combine"),)),
         )
+
+
+def _chosen(recorded: int, expected: int | None, plane: int | None) -> range:
+    """Return the planes to process.
+
+    Raises:
+        BadInputError: the recording has another number of planes, or not that plane.
+    """
+    if expected not in (None, recorded):
+        raise BadInputError(
+            f"The recording's ops.json speaks of {recorded} planes, not of {expected}. Nothing was done."
+        )
+    if plane is None:
+        return range(recorded)
+    if not 0 <= plane < recorded:
+        raise BadInputError(f"There is no plane {plane}: the recording has 0 to {recorded - 1}. Nothing was done.")
+    return range(plane, plane + 1)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from trackers.errors import BadInputError
 from trackers.manager import NOBODY
+from trackers.settings import DEFAULT
 
 COLUMNS = ("checksum", "preparation", "behavior", "suite2p", "video", "archiving")
 _STYLES = {
@@ -74,6 +75,14 @@ def status_table(project: str, rows: list[dict[str, Any]], *, notes: bool) -> st
     """Return a project's sessions × pipelines; in a narrow terminal, a few lines for each session."""
     title = f"{project}: {len(rows)} session{'' if len(rows) == 1 else 's'}"
     return render((_wide_status if _width() >= NARROWEST_TABLE else _narrow_status)(title, rows, notes=notes))
+
+
+def settings_table(pipeline: str, rows: list[tuple[str, str, str]]) -> str:
+    """Return a pipeline's settings: name, value, and where it comes from."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, value, source in rows:
+        table.add_row(f"  {name}", value, Text(source, style="dim" if source == DEFAULT else "cyan"))
+    return render(Group(Text(pipeline, style="bold"), table))
 
 
 def dataset_line(facts: dict[str, Any]) -> str:
@@ -216,8 +225,9 @@ def _width() -> int:
 
 
 def _cell(facts: dict[str, Any]) -> str:
-    """Return a pipeline's status and day; nothing where its tracker was reset, whatever its last run was."""
-    return f"{facts['status']} {facts['ended'][:10]}".strip() if facts["status"] else ""
+    """Return status, day, and why it is stale; nothing where its tracker was reset, whatever its last run was."""
+    said = f"{facts['status']} {facts['ended'][:10]}".strip() if facts["status"] else ""
+    return f"{said}, stale, {facts['stale']}" if facts.get("stale") else said
 
 
 def state_of(facts: dict[str, Any]) -> str:

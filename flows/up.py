@@ -23,6 +23,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.settings import temporary_settings
 
 from flows import up_runs, up_steps
+from flows.morning import NOTIFY_VARIABLE
 from flows.up_parts import Part
 from flows.up_settings import POOL, UpSettings
 from tasks.compute_server import STORAGE_VARIABLE
@@ -116,6 +117,8 @@ class Up:
         words = ("worker", "start", "--pool", POOL, "--type", "process", "--name", self._worker_name)
         command = (sys.executable, "-m", "prefect", *words, "--no-create-pool-if-not-found")
         self._worker = Part("worker", command, worker, folder / "worker.log", dies_by="KILL", say=say)
+        watch = (sys.executable, "-P", "-m", "flows.watch", str(folder / "told.json"))
+        self._watch = Part("watch", watch, worker, folder / "watch.log", dies_by="KILL", say=say)
 
     async def run(self) -> int:
         """Start everything, stay until told to stop, and end everything; return the exit code."""
@@ -130,6 +133,7 @@ class Up:
                     await self._stop.wait()
                 await self._end()
         finally:  # whatever went wrong, nothing stays behind
+            await self._watch.end(signal.SIGKILL, WORKER_SECONDS)
             await self._worker.end(signal.SIGKILL, WORKER_SECONDS)
             await self._server.end(signal.SIGTERM, SERVER_SECONDS)
         say("stopped")
@@ -161,6 +165,10 @@ class Up:
         await self._worker.start()
         self._worker.keep()
         say(f"worker: {self._worker_name}; its log: {self._worker.log}")
+        await self._watch.start()
+        self._watch.keep()
+        told = os.environ.get(NOTIFY_VARIABLE) or f"nobody; {NOTIFY_VARIABLE} names blocks"
+        say(f"watch: arrivals once a minute; failures are told to {told}; its log: {self._watch.log}")
         self._welcome()
 
     async def _answers(self, client: PrefectClient) -> None:
@@ -238,6 +246,7 @@ class Up:
 
     async def _end(self) -> None:
         """End in order: no new runs, time for those that run, the worker, what is left of them, the server last."""
+        await self._watch.end(signal.SIGKILL, WORKER_SECONDS)
         try:
             async with get_client() as client:
                 await asyncio.wait_for(self._drain(client), self._settings.drain_seconds + 60)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
@@ -25,10 +22,9 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from flows.server_blocks import block_name, put_block, register
 from flows.up_settings import HEARTBEAT_SECONDS, POOL
 from tasks import server_files
-from tasks.compute_server import ComputeServer
-from tasks.servers import Server, find_server
 from trackers.errors import BadInputError
 
 LIMITS = ("sessionflow-storage", "sessionflow-working")
@@ -151,17 +147,16 @@ async def add_schedules(
 
 
 async def servers(client: PrefectClient) -> tuple[str, dict[str, Any]]:
-    """Make a block of each described server; of file and block the one that was changed last counts.
+    """Make a block of each described server, or bring it up to date.
 
     Returns:
         a line, and the id of each block by its name.
     """
-    await asyncio.to_thread(_register)
+    await register()
     said, blocks = [], {}
     for name in server_files.names():
         try:
-            server, block = find_server(name), block_name(name)
-            blocks[block], words = await _block(client, server, block, server_files.path_of(name))
+            blocks[block_name(name)], words = await put_block(client, name)
             said.append(words)
         except BadInputError as error:
             said.append(f"{name} cannot be used: {error}")
@@ -181,29 +176,6 @@ async def sweeps(client: PrefectClient, blocks: dict[str, Any], *, here: bool) -
     if not places:
         return "sweeper: nothing to sweep yet; describe a server, or set SESSIONFLOW_STORAGE"
     return f"sweeper: hourly for {', '.join(places)}"
-
-
-def block_name(server: str) -> str:
-    """Return a server's name as a block can have it."""
-    return re.sub(r"[^a-z0-9]+", "-", server.lower()).strip("-")
-
-
-async def _block(client: PrefectClient, server: Server, block: str, path: Path) -> tuple[Any, str]:
-    wanted = ComputeServer(**server.model_dump())
-    try:
-        document = await client.read_block_document_by_name(block, ComputeServer.get_block_type_slug())
-    except ObjectNotFound:
-        return await wanted.save(block, client=client), f"{block}, made"
-    if document.data == wanted.model_dump(mode="json"):
-        return document.id, block
-    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)  # noqa: ASYNC240 - a local file
-    if document.updated is not None and document.updated > changed:
-        return document.id, f"{block} (kept as it was edited in the UI; it differs from {path})"
-    return await wanted.save(block, overwrite=True, client=client), f"{block}, changed as its file"
-
-
-def _register() -> None:
-    ComputeServer.register_type_and_schema(_sync=True)  # type: ignore[call-arg]
 
 
 def _survive(template: dict[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jobs.checksum import verify
 from jobs.copying import Check, check_no_link, remove_tree, some
 from jobs.hashing import FileDigest, Shown, digests, files_of, total_size
@@ -13,10 +15,15 @@ from trackers.names import ProcessingPipelines
 from trackers.session import load_session
 
 
-def archive(paths: SessionPaths, check: Check, shown: Shown = lambda _bytes: None) -> dict[str, FileDigest]:
+def archive(
+    paths: SessionPaths,
+    check: Check,
+    shown: Shown = lambda _bytes: None,
+    tell: Callable[[str], None] = lambda _words: None,
+) -> dict[str, FileDigest]:
     """Move processed_data to archived_data, verified, and remove source_data; return what is archived.
 
-    On one volume nothing is copied and nothing removed.
+    On one volume nothing is copied and nothing removed. `tell` is told what people must know, e.g. what they curated.
 
     Raises:
         JobFailedError: preparation is under way; a file that a result record names is missing or has other contents;
@@ -28,10 +35,12 @@ def archive(paths: SessionPaths, check: Check, shown: Shown = lambda _bytes: Non
     refuse_while(paths, ProcessingPipelines.PREPARATION)
     clear_remains(paths, check)
     _check_source(paths, shown)
-    archived = move_tree(
-        *(paths.processed_data, paths.archived_data, check, shown),
-        accept=lambda moved: check_against_records(paths, moved),
-    )
+
+    def accept(moved: dict[str, FileDigest]) -> None:
+        if by_people := check_against_records(paths, moved):
+            tell(f"curated by people since suite2p wrote it: {some(by_people)}")
+
+    archived = move_tree(paths.processed_data, paths.archived_data, check, shown, accept)
     remove_tree(paths.source_data, check)
     return archived
 
@@ -73,8 +82,10 @@ def main() -> None:
     if paths.volumes.one:
         print("storage and working volume are one: nothing was copied or removed")
     read_again = total_size(paths.raw_data) if paths.source_data.is_dir() else 0
-    archived = archive(paths, check, ByteProgress(2 * total_size(paths.processed_data) + read_again))
-    write_report(Output(f"archived_data/{name}", f.size, f.xxh3_128.hex()) for name, f in archived.items())
+    notes: list[str] = []
+    archived = archive(paths, check, ByteProgress(2 * total_size(paths.processed_data) + read_again), notes.append)
+    outputs = (Output(f"archived_data/{name}", f.size, f.xxh3_128.hex()) for name, f in archived.items())
+    write_report(outputs, notes=notes)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from jobs.copying import some
 from jobs.forging_sources import IMAGING, results_directory
 from jobs.hashing import digests
 from trackers.commands import run
+from trackers.curation import curated
 from trackers.errors import JobFailedError, SessionDataError
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines
 
 MADE_OF = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
-CURATED = frozenset({"iscell.npy", "stat.npy", "F.npy", "Fneu.npy", "spks.npy"})  # what suite2p's window writes
 _TAKEN = frozenset({".feather", ".npy", ".json"})  # movies are not forged
 _FOLDER = "processed_data/"
 
@@ -49,7 +49,7 @@ def records_of(paths: SessionPaths) -> dict[ProcessingPipelines, Record]:
 def verify(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -> list[str]:
     """Compare what is forged with the records of what was made; return what people must know.
 
-    Files that suite2p's window writes may have been changed since: then people's work is taken, and said.
+    What people changed in suite2p's window since is taken, and said; see `trackers.curation.curated`.
 
     Raises:
         JobFailedError: a file is missing, e.g. because a scratch volume was purged, or has other contents.
@@ -57,7 +57,7 @@ def verify(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -
     folder = results_directory(paths)
     missing: list[str] = []
     changed: list[str] = []
-    curated: list[str] = []
+    by_people: list[str] = []
     again: list[str] = []
     for pipeline, record in records.items():
         made = {str(o["path"]).removeprefix(_FOLDER): str(o["xxh3_128"]) for o in record.get("outputs", [])}
@@ -65,9 +65,8 @@ def verify(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -
         gone = [name for name in taken if not (folder / name).exists()]
         found = digests(folder, [name for name in taken if name not in gone])
         other = [name for name, digest in found.items() if digest.xxh3_128.hex() != made[name]]
-        by_people = pipeline is ProcessingPipelines.SUITE2P
-        curated += [name for name in other if by_people and PurePosixPath(name).name in CURATED]
-        other = [name for name in other if name not in curated]
+        by_people += curated(other) if pipeline is ProcessingPipelines.SUITE2P else []
+        other = [name for name in other if name not in by_people]
         missing, changed = missing + gone, changed + other
         again += [run(pipeline, paths, "--reprocess")] if gone or other else []
     if missing or changed:
@@ -81,6 +80,6 @@ def verify(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -
     wanted = [p for p in MADE_OF if imaged or p is not ProcessingPipelines.SUITE2P]
     unknown = [p.name.lower() for p in wanted if p not in records]
     return [
-        *([f"curated by people since suite2p wrote it: {some(sorted(curated))}"] if curated else []),
+        *([f"curated by people since suite2p wrote it: {some(by_people)}"] if by_people else []),
         *([f"not verified, because there is no record of it: {', '.join(unknown)}"] if unknown else []),
     ]

@@ -9,7 +9,8 @@ import argparse
 import json
 import multiprocessing
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from jobs.checksum import directory_checksum
-from jobs.generate_logs import CM_PER_PULSE, CUE_CM, LICK_THRESHOLD, TRIALS, Truth, write_logs
+from jobs.generate_descriptions import descriptions
+from jobs.generate_logs import Truth, write_logs
 from jobs.program import Progress, Steps, run
 from trackers.errors import BadInputError, FileSystemError, NotFoundError
 from trackers.files import dump_yaml, locked
 from trackers.names import SessionTypes, session_time, validate_name
-from trackers.session import CHECKSUM_FILE, COMPLETE_MARKER, SESSION_DATA
+from trackers.session import CHECKSUM_FILE, COMPLETE_MARKER
 
 DESCRIPTION = "generated.json"  # in the project's folder: what was generated, for those who compare
 SECONDS = 30.0
@@ -34,22 +36,6 @@ PLAN = (  # animal, days after the first session, type, what is wrong with it
     ("306", 0, SessionTypes.RUN_TRAINING, "good"),
     ("306", 1, SessionTypes.LICK_TRAINING, "incomplete"),
 )
-CALIBRATION = {
-    "cm_per_pulse": CM_PER_PULSE,
-    "maximum_break_strength": 11.30234233,
-    "minimum_break_strength": 0.42383811,
-    "lick_threshold": LICK_THRESHOLD,
-    "valve_scale_coefficient": 1.2e-07,
-    "valve_nonlinearity_exponent": 1.6612,
-    "torque_per_adc_unit": 0.01003404,
-    "screens_initially_on": False,
-    "recorded_mesoscope_ttl": True,
-    "system_state_codes": {"idle": 0, "rest": 1, "run": 2, "lick training": 3, "run training": 4},
-}
-OF_EXPERIMENTS = (
-    *("maximum_break_strength", "minimum_break_strength", "torque_per_adc_unit"),
-    *("screens_initially_on", "recorded_mesoscope_ttl"),
-)
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,8 @@ class DemoSession:
     """A generated session.
 
     Attributes:
-        kind: good, damaged (a byte differs from what was checksummed) or incomplete (no telomere.bin).
+        kind: good, damaged (a byte differs from what was checksummed), incomplete (no telomere.bin), or the name of the
+            defect that was planted in it.
         truth: what its logs hold.
     """
 
@@ -70,11 +57,12 @@ class DemoSession:
 
 @dataclass(frozen=True)
 class DemoProject:
-    """A generated project."""
+    """A generated project; `science` is what it was asked for where it is one with planted cells."""
 
     project: str
     seed: int
     sessions: tuple[DemoSession, ...]
+    science: dict[str, Any] = field(default_factory=dict)
 
 
 def generate_project(
@@ -90,6 +78,30 @@ def generate_project(
             alone; or the seed is negative.
         FileSystemError: the root cannot be written to; what was begun has been removed.
     """
+
+    def write(staging: Path) -> DemoProject:
+        sessions = []
+        for number, plan in enumerate(PLAN):
+            sessions.append(_session(staging, project, np.random.default_rng([seed, number]), *plan))
+            shown(len(sessions), len(PLAN))
+        return DemoProject(project, seed, tuple(sessions))
+
+    return write_once(storage, project, seed, write)
+
+
+def write_once(storage: Path, project: str, seed: int, write: Callable[[Path], DemoProject]) -> DemoProject:
+    """Have a project written below a storage root, whole or not at all, unless one that was generated is there.
+
+    Args:
+        storage: existing folder.
+        project: its name.
+        seed: 0 or more.
+        write: writes everything into a folder that it makes, and says what.
+
+    Raises:
+        BadInputError: as `generate_project`.
+        FileSystemError: the root cannot be written to; what was begun has been removed.
+    """
     validate_name(project, "project")
     if seed < 0:
         raise BadInputError(f"{seed} is no seed: it must be 0 or more. Nothing was written.")
@@ -103,7 +115,10 @@ def generate_project(
             return found  # by one that ran at the same time
         shutil.rmtree(staging, ignore_errors=True)  # left by one that was killed
         try:
-            return _generate(staging, storage / project, seed, shown)
+            generated = write(staging)
+            (staging / DESCRIPTION).write_text(json.dumps(asdict(generated), indent=1))
+            staging.rename(storage / project)  # last: a project that is there is whole
+            return generated
         except OSError as error:
             raise FileSystemError(
                 f"The example project could not be written to {storage}: {error.strerror or error}. What was begun "
@@ -114,6 +129,12 @@ def generate_project(
                 child.kill()
                 child.join()
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def finish_session(raw_data: Path) -> None:
+    """Mark a recording as acquired in full, and leave its checksum."""
+    (raw_data / CHECKSUM_FILE).write_text(directory_checksum(raw_data))
+    (raw_data / COMPLETE_MARKER).touch()
 
 
 def existing_project(storage: Path, project: str = "demo") -> DemoProject | None:
@@ -135,17 +156,6 @@ def existing_project(storage: Path, project: str = "demo") -> DemoProject | None
         ) from None
 
 
-def _generate(staging: Path, directory: Path, seed: int, shown: Steps) -> DemoProject:
-    sessions = []
-    for number, plan in enumerate(PLAN):
-        sessions.append(_session(staging, directory.name, np.random.default_rng([seed, number]), *plan))
-        shown(len(sessions), len(PLAN))
-    generated = DemoProject(directory.name, seed, tuple(sessions))
-    (staging / DESCRIPTION).write_text(json.dumps(asdict(generated), indent=1))
-    staging.rename(directory)  # last: a project that is there is whole
-    return generated
-
-
 def _session(
     directory: Path, project: str, rng: Any, animal: str, day: int, kind: SessionTypes, fate: str
 ) -> DemoSession:
@@ -154,14 +164,13 @@ def _session(
     raw_data = directory / animal / name / "raw_data"
     experiment = kind is SessionTypes.MESOSCOPE_EXPERIMENT
     (raw_data / "behavior_data").mkdir(parents=True)
-    for file, content in _descriptions(project, animal, name, kind, complete=fate != "incomplete").items():
+    for file, content in descriptions(project, animal, name, kind, complete=fate != "incomplete").items():
         (raw_data / file).write_bytes(dump_yaml(content))
     _movies(raw_data, name, rng, experiment=experiment)
     onset_us = int(session_time(name).timestamp() * 1_000_000)
     truth = write_logs(raw_data / "behavior_data", onset_us, SECONDS, rng, experiment=experiment)
     if fate != "incomplete":
-        (raw_data / CHECKSUM_FILE).write_text(directory_checksum(raw_data))
-        (raw_data / COMPLETE_MARKER).touch()
+        finish_session(raw_data)
     if fate == "damaged":
         video = raw_data / "camera_data" / f"{name}_face_camera.mp4"
         content = bytearray(video.read_bytes())
@@ -180,93 +189,40 @@ def _movies(raw_data: Path, name: str, rng: Any, *, experiment: bool) -> None:
         path.write_bytes(rng.bytes(int(rng.integers(200_000, 400_000))))
 
 
-def _descriptions(project: str, animal: str, name: str, kind: SessionTypes, *, complete: bool) -> dict[str, Any]:
-    experiment = kind is SessionTypes.MESOSCOPE_EXPERIMENT
-    found: dict[str, Any] = {
-        SESSION_DATA: {
-            "project_name": project,
-            "animal_id": animal,
-            "session_name": name,
-            "session_type": kind.value,
-            "acquisition_system": "mesoscope-vr",
-            "experiment_name": "two_corridors" if experiment else None,
-            "python_version": "3.11.13",
-            "sl_experiment_version": "3.0.3",
-            "raw_data": None,
-            "processed_data": None,
-        },
-        "session_descriptor.yaml": _descriptor(kind, complete=complete),
-        "hardware_state.yaml": {
-            key: value if experiment or key not in OF_EXPERIMENTS else None for key, value in CALIBRATION.items()
-        },
-        "surgery_metadata.yaml": _surgery(animal),
-        "zaber_positions.yaml": {"headbar_z": 100_101, "lickport_z": 200_300, "wheel_x": 120_500},
-    }
-    if experiment:
-        found["experiment_configuration.yaml"] = _experiment()
-        found["mesoscope_positions.yaml"] = {"mesoscope_x": 1.5, "mesoscope_y": -2.25, "laser_power_mw": 126.0}
-    return found
-
-
-def _descriptor(kind: SessionTypes, *, complete: bool) -> dict[str, Any]:
-    common: dict[str, Any] = {
-        "experimenter": "example",
-        "mouse_weight_g": 21.4,
-        "maximum_unconsumed_rewards": 1,
-        "dispensed_water_volume_ml": 0.64,
-        "pause_dispensed_water_volume_ml": 0.0,
-        "experimenter_given_water_volume_ml": 0.1,
-        "preferred_session_water_volume_ml": 0.9,
-        "incomplete": not complete,
-        "experimenter_notes": "Ran well." if complete else "The lick tube came loose; stopped.",
-    }
-    if kind is SessionTypes.RUN_TRAINING:
-        common |= {"initial_run_speed_threshold_cm_s": 0.8, "final_run_speed_threshold_cm_s": 1.15}
-    if kind is SessionTypes.LICK_TRAINING:
-        common |= {"minimum_reward_delay_s": 6, "maximum_reward_delay_s": 18}
-    return common
-
-
-def _experiment() -> dict[str, Any]:
-    state = {"system_state_code": 2, "state_duration_s": SECONDS, "initial_guided_trials": 3}
-    return {
-        "cue_map": dict.fromkeys(range(5), CUE_CM),
-        "cue_offset_cm": 10.0,
-        "unity_scene_name": "ExampleScene",
-        "experiment_states": {"experiment": {"experiment_state_code": 1, **state}},
-        "trial_structures": {
-            name: {
-                "cue_sequence": list(cues),
-                "trial_length_cm": length,
-                "trial_reward_size_ul": 5.0,
-                "reward_zone_start_cm": zone[0],
-                "reward_zone_end_cm": zone[1],
-                "guidance_trigger_location_cm": zone[0],
-            }
-            for name, (cues, length, zone) in TRIALS.items()
-        },
-    }
-
-
-def _surgery(animal: str) -> dict[str, Any]:
-    return {
-        "subject": {"id": int(animal), "sex": "F", "genotype": "WT", "date_of_birth_us": 1_735_689_600_000_000},
-        "procedure": {"surgery_start_us": 1_749_546_000_000_000, "surgeon": "example", "surgery_quality": 2},
-        "drugs": {"ketoprofen_volume_ml": 0.1, "ketoprofen_code": "KET-1"},
-        "implants": [{"implant": "window", "implant_target": "CA1", "implant_code": "WIN-3"}],
-        "injections": [{"injection": "indicator", "injection_target": "CA1", "injection_volume_nl": 250.0}],
-    }
-
-
 def main() -> None:
     """Carry out the command line; print what was generated as JSON."""
-    parser = argparse.ArgumentParser(description="Writes a small example project.")
+    parser = argparse.ArgumentParser(description="Writes a small example project, or one with planted cells.")
     parser.add_argument("storage", type=Path, help="existing folder that is to hold the project")
     parser.add_argument("--project", default="demo")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--science", action="store_true", help="sessions with planted cells; the options below are for")
+    parser.add_argument("--size", default="ci", help="ci, small or realistic")
+    parser.add_argument("--physics", default="A", help="A or B: how cells, neuropil, noise and motion are")
+    parser.add_argument("--days", type=int, default=2, help="good sessions of each animal")
+    parser.add_argument("--animals", type=int, default=1)
+    parser.add_argument("--rois", type=int, default=1, help="of the mesoscope, one below the other in its frames")
+    parser.add_argument("--drift-ppm", type=float, default=0.0, help="of the mesoscope's clock")
+    parser.add_argument("--defect", nargs="*", default=[], metavar="NAME", help="each gets one session more")
     arguments = parser.parse_args()
-    shown = Progress(0, "sessions").show
-    print(json.dumps(asdict(generate_project(arguments.storage, arguments.project, arguments.seed, shown))))
+    if arguments.science:
+        from jobs.generate_science import generate_science
+
+        generated = generate_science(
+            *(arguments.storage, arguments.project),
+            seed=arguments.seed,
+            size=arguments.size,
+            physics=arguments.physics,
+            days=arguments.days,
+            animals=arguments.animals,
+            rois=arguments.rois,
+            drift_ppm=arguments.drift_ppm,
+            defects=arguments.defect,
+            shown=Progress(0, "sessions").show,
+        )
+    else:
+        shown = Progress(0, "sessions").show
+        generated = generate_project(arguments.storage, arguments.project, arguments.seed, shown)
+    print(json.dumps(asdict(generated)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,6 @@ def write_logs(directory: Path, onset_us: int, seconds: float, rng: Any, *, expe
         rng: a numpy Generator; the same one gives the same messages.
         experiment: whether there is a mesoscope, and a corridor that the animal runs through.
     """
-    from ataraxis_data_structures import DataLogger, LogPackage, assemble_log_archives
-
     truth = Truth()
     sources = {
         1: runtime(seconds, rng, experiment=experiment),
@@ -65,7 +64,15 @@ def write_logs(directory: Path, onset_us: int, seconds: float, rng: Any, *, expe
         152: sensor(seconds, rng, truth, experiment=experiment),
         203: encoder(seconds, rng, truth),
     }
-    logger = DataLogger(directory, instance_name="example")
+    write_archives(directory, onset_us, sources)
+    return truth
+
+
+def write_archives(directory: Path, onset_us: int, sources: Mapping[int, Iterable[Message]]) -> None:
+    """Write every source's messages, elapsed µs and payload, as `{source}_log.npz` into an existing folder."""
+    from ataraxis_data_structures import DataLogger, LogPackage, assemble_log_archives
+
+    logger = DataLogger(directory, instance_name=f"example{os.getpid()}")  # which is one on a computer
     logger.start()
     try:
         for source, messages in sources.items():
@@ -79,7 +86,6 @@ def write_logs(directory: Path, onset_us: int, seconds: float, rng: Any, *, expe
     for archive in sorted(logger.output_directory.glob("*.npz")):
         archive.rename(directory / archive.name)
     shutil.rmtree(logger.output_directory)
-    return truth
 
 
 def runtime(seconds: float, rng: Any, *, experiment: bool) -> Iterator[Message]:
@@ -109,58 +115,60 @@ def camera(source: int, seconds: float, truth: Truth) -> Iterator[Message]:
 def actor(seconds: float, rng: Any, truth: Truth, *, experiment: bool) -> Iterator[Message]:
     """Give the valve's openings with their tones; for an experiment also the brake and the screens."""
     if experiment:
-        yield 10_000, _state(3, OFF)
-        yield 11_000, _state(7, OFF)
-        yield 200_900, _state(7, ON)
-        yield 700_900, _state(7, OFF)
-    yield 12_400, _state(5, OFF)
-    yield 12_600, _state(5, TONE_OFF)
+        yield 10_000, state_message(3, OFF)
+        yield 11_000, state_message(7, OFF)
+        yield 200_900, state_message(7, ON)
+        yield 700_900, state_message(7, OFF)
+    yield 12_400, state_message(5, OFF)
+    yield 12_600, state_message(5, TONE_OFF)
     times = np.sort(rng.integers(1, int(seconds) - 1, int(seconds) // 4)).astype(int)
     for second in sorted(set(times.tolist())):
         truth.rewards += 1
         start = second * MICROSECONDS
-        yield start, _state(5, TONE_ON)
-        yield start + 200, _state(5, ON)
-        yield start + 200 + int(rng.integers(30_000, 40_000)), _state(5, OFF)
-        yield start + 300_000, _state(5, TONE_OFF)
+        yield start, state_message(5, TONE_ON)
+        yield start + 200, state_message(5, ON)
+        yield start + 200 + int(rng.integers(30_000, 40_000)), state_message(5, OFF)
+        yield start + 300_000, state_message(5, TONE_OFF)
 
 
 def sensor(seconds: float, rng: Any, truth: Truth, *, experiment: bool) -> Iterator[Message]:
     """Give licks; for an experiment also the mesoscope's frames and the torque."""
-    messages = [(9_500, _data(4, FORWARD, UINT16, 0))]
+    messages = [(9_500, data_message(4, FORWARD, UINT16, 0))]
     for second in range(1, int(seconds)):
         for lick in range(int(rng.integers(0, 4))):
             start = second * MICROSECONDS + lick * 120_000 + 7  # no two messages of a source share a time
             truth.licks += 1
-            messages.append((start, _data(4, FORWARD, UINT16, int(rng.integers(LICK_THRESHOLD, 2000)))))
-            messages.append((start + 40_000, _data(4, FORWARD, UINT16, 0)))
+            messages.append((start, data_message(4, FORWARD, UINT16, int(rng.integers(LICK_THRESHOLD, 2000)))))
+            messages.append((start + 40_000, data_message(4, FORWARD, UINT16, 0)))
     if experiment:
-        messages.append((9_700, _data(6, ON, UINT16, 0)))
-        messages.append((9_900, _state(1, OFF)))
+        messages.append((9_700, data_message(6, ON, UINT16, 0)))
+        messages.append((9_900, state_message(1, OFF)))
         for frame in range(int(seconds * 10) - 10):
-            messages.append((600_000 + frame * 100_000, _state(1, ON)))
-            messages.append((640_000 + frame * 100_000, _state(1, OFF)))
+            messages.append((600_000 + frame * 100_000, state_message(1, ON)))
+            messages.append((640_000 + frame * 100_000, state_message(1, OFF)))
         for time in range(800_000, int(seconds * MICROSECONDS), 500_000):
-            messages.append((time + 13, _data(6, FORWARD, UINT16, int(rng.integers(100, 700)))))
+            messages.append((time + 13, data_message(6, FORWARD, UINT16, int(rng.integers(100, 700)))))
     return iter(sorted(messages))
 
 
 def encoder(seconds: float, rng: Any, truth: Truth) -> Iterator[Message]:
     """Give forward rotations of the wheel, a few ms to tens of ms apart."""
-    yield 9_000, _data(2, ON, UINT32, 0)
+    yield 9_000, data_message(2, ON, UINT32, 0)
     time, pulses = 310_000, 0
     while time < seconds * MICROSECONDS:
         step = int(rng.integers(15, 120))
         pulses += step
-        yield time, _data(2, FORWARD, UINT32, step)
+        yield time, data_message(2, FORWARD, UINT32, step)
         time += int(rng.integers(5_000, 90_000))
     truth.distance_cm = round(pulses * CM_PER_PULSE, 6)
 
 
-def _state(module: int, event: int) -> bytes:
+def state_message(module: int, event: int) -> bytes:
+    """Return what a module sends of an event."""
     return bytes([MODULE_STATE, module, 1, 1, event])
 
 
-def _data(module: int, event: int, prototype: int, value: int) -> bytes:
+def data_message(module: int, event: int, prototype: int, value: int) -> bytes:
+    """Return what a module sends of an event with a value."""
     size = {UINT16: 2, UINT32: 4}[prototype]
     return bytes([MODULE_DATA, module, 1, 1, event, prototype]) + value.to_bytes(size, "little")

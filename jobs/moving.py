@@ -9,6 +9,7 @@ from pathlib import Path
 from jobs.copying import PARTIAL, REMOVING, Accept, Check, check_no_link, check_plain, copy_tree, remove_tree, some
 from jobs.hashing import FileDigest, Shown, digests, files_of, folders_of
 from trackers.commands import run
+from trackers.curation import curated
 from trackers.errors import FileSystemError, JobFailedError
 from trackers.files import make_directory
 from trackers.layout import SessionPaths
@@ -89,8 +90,8 @@ def _merge(source: Path, destination: Path, check: Check, shown: Shown) -> dict[
     return {**known, **added}
 
 
-def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest]) -> None:
-    """Compare processed data with what the pipelines' result records say that they made.
+def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest]) -> list[str]:
+    """Compare processed data with what the pipelines' result records say that they made; return what people curated.
 
     Args:
         paths: the session.
@@ -101,14 +102,18 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
     """
     missing, changed = [], []
     again: dict[str, None] = {}  # in order, each once
+    by_people: list[str] = []
     for record in sorted((paths.tracking_data / "results").glob("*.json")):
-        for output in _outputs(paths, record):
+        outputs = _outputs(paths, record)
+        if record.stem == ProcessingPipelines.SUITE2P.name:
+            by_people = curated([o["path"] for o in outputs if _differs(o, processed)])
+        for output in outputs:
             folder, _, name = output["path"].partition("/")
             if folder != "processed_data":
                 continue
             if name not in processed:
                 missing.append(output["path"])
-            elif processed[name].xxh3_128.hex() != output.get("xxh3_128"):
+            elif _differs(output, processed) and output["path"] not in by_people:
                 changed.append(output["path"])
             else:
                 continue
@@ -120,6 +125,14 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
             f"Of the files that the results of {paths} were made of, {'; '.join(words)}. Nothing was changed. "
             f"Have them made again: {' && '.join(filter(None, again))}"
         )
+    return by_people
+
+
+def _differs(output: dict[str, str], processed: dict[str, FileDigest]) -> bool:
+    """Whether a recorded file is there with other contents."""
+    folder, _, name = output["path"].partition("/")
+    there = folder == "processed_data" and name in processed
+    return there and processed[name].xxh3_128.hex() != output.get("xxh3_128")
 
 
 def _again(paths: SessionPaths, record: Path) -> str:

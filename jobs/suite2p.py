@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -22,7 +23,6 @@ from trackers.session import load_session
 
 VERSIONS = ("suite2p", "torch", "numpy", "tifffile")
 BLOCK = 1 << 22
-_declared: list[Any] = []  # see _let_torchvision_import
 DETECTED = ("detect_outputs", "stat", "F", "Fneu", "spks", "iscell", "redcell")
 
 
@@ -84,8 +84,12 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
     if not (folder / "db.npy").exists():
         raise SessionDataError(f"{folder}/db.npy is missing. Nothing was done. Run suite2p anew: --reprocess.")
     db = np.load(folder / "db.npy", allow_pickle=True).item()
+    registered = not (folder / "data_raw.bin").exists()
+    notes = (
+        [f"plane {number}: it was registered before, and only its cells were looked for again"] if registered else []
+    )
     # what an earlier run left must not be taken for this one's
-    earlier = [*DETECTED, *(["reg_outputs"] if (folder / "data_raw.bin").exists() else [])]
+    earlier = [*DETECTED, *([] if registered else ["reg_outputs"])]
     for name in earlier:
         (folder / f"{name}.npy").unlink(missing_ok=True)
     np.save(folder / "settings.npy", settings)  # type: ignore[arg-type]
@@ -98,7 +102,7 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
     (folder / "data_raw.bin").unlink(missing_ok=True)
     stat = folder / "stat.npy"
     cells = len(np.load(stat, allow_pickle=True)) if stat.exists() else 0
-    return [] if cells else [f"plane {number}: no cells were found"]
+    return notes if cells else [*notes, f"plane {number}: no cells were found"]
 
 
 def _without_cells(folder: Path, db: dict[str, Any]) -> None:
@@ -115,12 +119,19 @@ def _without_cells(folder: Path, db: dict[str, Any]) -> None:
         np.save(folder / f"{name}.npy", np.zeros((0, db["nframes"]), np.float32))
 
 
-def combine(output: Path) -> list[str]:
-    """Put all planes side by side into `combined`; returns what people must know."""
+def combine(output: Path, planes: int) -> list[str]:
+    """Put all planes side by side into `combined`; returns what people must know.
+
+    Raises:
+        SessionDataError: a plane has not been processed.
+    """
+    if missing := [n for n in range(planes) if not (output / f"plane{n}" / "stat.npy").exists()]:
+        raise SessionDataError(
+            f"{output}: plane {', '.join(map(str, missing))} of {planes} has no stat.npy: it has not been processed. "
+            "Nothing was combined. Run suite2p on it."
+        )
     from suite2p import io
 
-    if not any(output.glob("plane*/stat.npy")):
-        return ["no plane has cells: nothing was combined"]
     io.combined(str(output), save=True)
     return []
 
@@ -181,45 +192,27 @@ def _frames(tiff: Path) -> tuple[int, tuple[int, ...]]:
     return count, shape
 
 
-def _let_torchvision_import() -> None:
-    """Declare two operators that PyPI's torchvision, built for CUDA, needs at its import beside a torch for the CPU."""
-    import torch
-
-    if torch.version.cuda is None and not _declared:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared.append(library)  # it is undone when the library is no more
-
-
-def settings_of(changes: str, form: Mesoscope) -> dict[str, Any]:
-    """Return suite2p's settings with `changes`, a JSON object that may be nested as suite2p's own are.
+def settings_of(changes: dict[str, Any], form: Mesoscope) -> dict[str, Any]:
+    """Return suite2p's settings with `changes`, by dotted name.
 
     Raises:
         BadInputError: suite2p has no such setting.
     """
     import torch
-
-    _let_torchvision_import()
     from suite2p import default_settings
 
     settings: dict[str, Any] = default_settings()
     settings["fs"] = form.fs
     settings["torch_device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    _change(settings, json.loads(changes))
+    for name, value in changes.items():
+        *groups, key = name.split(".")
+        group: Any = settings
+        for each in groups:
+            group = group.get(each) if isinstance(group, dict) else None
+        if not isinstance(group, dict) or key not in group or isinstance(group[key], dict):
+            raise BadInputError(f"suite2p has no setting {name}. Nothing was done.")
+        group[key] = value
     return settings
-
-
-def _change(settings: dict[str, Any], changes: dict[str, Any], where: str = "") -> None:
-    for key, value in changes.items():
-        if key not in settings:
-            raise BadInputError(f"suite2p has no setting {where}{key}. Nothing was done.")
-        if isinstance(settings[key], dict):
-            if not isinstance(value, dict):
-                raise BadInputError(f"suite2p's {where}{key} is a group of settings. Nothing was done.")
-            _change(settings[key], value, f"{where}{key}.")
-        else:
-            settings[key] = value
 
 
 def _outputs(folder: Path, session: Path) -> list[Output]:
@@ -243,7 +236,7 @@ def main() -> None:
     parser = session_parser("Runs one stage of suite2p.")
     parser.add_argument("--stage", required=True, choices=("binarize", "plane", "combine"))
     parser.add_argument("--plane", type=int, default=0, help="which plane, from 0")
-    parser.add_argument("--settings", default="{}", help="changes to suite2p's settings, a JSON object")
+    parser.add_argument("--settings", default="{}", help="changes to suite2p's settings by dotted name, JSON")
     parser.add_argument("--output", type=Path, help="folder of the results; none: processed_data/mesoscope_data")
     arguments = parser.parse_args()
     paths = session_paths(arguments)
@@ -253,15 +246,20 @@ def main() -> None:
     caches = tempfile.mkdtemp(prefix="suite2p_")  # the home folder may be read-only
     os.environ.update(HOME=caches, NUMBA_CACHE_DIR=caches, MPLCONFIGDIR=caches)
     try:
-        settings = settings_of(arguments.settings, read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json"))
+        form = read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json")
+        importlib.import_module("jobs.torchvision_operators")  # before anything of suite2p
+        settings = settings_of(json.loads(arguments.settings), form)
+        outputs: list[Output] = []
         if arguments.stage == "binarize":
-            notes, folders = binarize(paths, output, settings), []
+            notes = binarize(paths, output, settings)
         elif arguments.stage == "plane":
-            notes, folders = plane(output, arguments.plane, settings), [output / f"plane{arguments.plane}"]
+            notes = plane(output, arguments.plane, settings)
         else:
-            notes, folders = combine(output), [output / "combined"]
+            notes = combine(output, form.planes)
+            # of all planes, also where this run processed one of them again
+            folders = [*(output / f"plane{n}" for n in range(form.planes)), output / "combined"]
+            outputs = [each for folder in folders for each in _outputs(folder, paths.processed_data.parent)]
         check_owner(paths, arguments.manager_id)
-        outputs = [each for folder in folders for each in _outputs(folder, paths.processed_data.parent)]
         print("\n".join(notes))
         write_report(outputs, {name: metadata.version(name) for name in VERSIONS}, notes)
     finally:

@@ -17,12 +17,13 @@ from weakref import WeakKeyDictionary
 from tasks.backoff import pause
 from tasks.interruption import Interruption
 from tasks.servers import Server
-from tasks.transport import Channel, open_channel
+from tasks.transport import Channel, message_of, open_channel
 from trackers import errors
 from trackers.errors import LoginNeededError, UnreachableError
 from trackers.protocol import PROTOCOL
 
 FIRST_SECONDS = 60.0  # for a server that has not answered in this process yet: nothing depends on it so far
+GREETING_SECONDS = 60.0  # for the first answer: a login node under load may take long to start a program
 HURRIED_SECONDS = 30.0  # for one that is out of reach while the run is being ended
 LOGIN_SECONDS = 5.0  # between looks at whether somebody has logged in
 Listener = Callable[[dict[str, Any]], None]
@@ -167,7 +168,14 @@ class Client:
 
     async def _greet(self, channel: Channel) -> None:
         """Ask who answers; another version is said, another protocol refused."""
-        answer = await self._exchange_on(channel, "hello", {})
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                answer = await self._exchange_on(channel, "hello", {})
+        except TimeoutError:
+            await self.close()
+            raise UnreachableError(
+                f"the server side was started and did not say who it is within {GREETING_SECONDS:g} s"
+            ) from None
         if "error" in answer:
             raise error_of(answer["error"])
         if old := _other_versions(answer["result"], metadata.version("sessionflow")):
@@ -179,11 +187,8 @@ class Client:
 
     async def _read(self, channel: Channel) -> None:
         while line := await _line(channel):
-            try:
-                message = json.loads(line)
-            except ValueError:  # a login shell's greeting, or half a line at the end
-                continue
-            if not isinstance(message, dict):
+            message = message_of(line)
+            if message is None:
                 continue
             if listener := self._listeners.get(str(message.get("key"))):
                 listener(message)

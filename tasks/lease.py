@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from tasks.client import Client
 from tasks.interruption import Interruption
 from tasks.outcome import carried_out, in_sentences, to_the_end
-from trackers.errors import LoginNeededError, SessionLockedError, UnreachableError
+from trackers.errors import AuthenticationError, HostKeyError, SessionLockedError, UnreachableError
 from trackers.lock import Holder
 from trackers.manager import NOBODY, manager_id_of_flow_run
 from trackers.ownership import SWEEP, FlowRunFact, Liveness, owner_liveness
@@ -27,6 +27,10 @@ from trackers.processes import ProcessIdentity
 
 ABANDON_SECONDS, RELEASE_SECONDS = 10.0, 300.0  # for a server that is out of reach at a flow's end
 SWEEP_SECONDS, SWEEP_PAUSE_SECONDS = 120.0, 0.2  # how long a sweeper is waited for, and between looks
+STAYS = (
+    "The lock of %s stays, and jobs that run go on; start the same again to continue them, or end them with "
+    "`sessionflow cancel`: %s"
+)
 logger = logging.getLogger("sessionflow")
 
 
@@ -154,8 +158,11 @@ async def release_lock(lease: Lease) -> None:
 async def give_back(lease: Lease) -> None:
     """Do what `release_lock` does, outside Prefect; where the server is out of reach, the lock stays.
 
-    The next run, or the sweeper, finds that its owner has gone.
+    The next run, or the sweeper, finds that its owner has gone. A lock that stays is said.
     """
+    name = "/".join(lease.target.values()) + (" and of its sessions" if lease.sessions else "")
+    if lease.abandon:
+        logger.warning(STAYS, name, lease.abandon)
     for target in (*reversed(lease.sessions), lease.target):
         ours = replace(lease, target=target)
         with contextlib.suppress(SessionLockedError):  # it has passed to somebody else: not ours to give
@@ -164,9 +171,8 @@ async def give_back(lease: Lease) -> None:
                     await ours.ask_within(ABANDON_SECONDS, "lock_update", changes={"abandoned": lease.abandon})
                 else:
                     await ours.ask_within(RELEASE_SECONDS, "lock_release", manager_id=lease.manager_id)
-            except (UnreachableError, LoginNeededError) as error:
-                rest = " and of its sessions" if lease.sessions else ""
-                logger.warning("The lock of %s%s stays as it is: %s", "/".join(lease.target.values()), rest, error)
+            except (UnreachableError, AuthenticationError, HostKeyError) as error:
+                logger.warning(STAYS, name, error)
                 return
 
 

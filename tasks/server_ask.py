@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from tasks.servers import Server
-from tasks.transport import Channel, open_channel
+from tasks.transport import Channel, message_of, open_channel
 from trackers.errors import CommandTimeoutError, SessionflowError, UnreachableError
 from trackers.protocol import PROTOCOL
 
@@ -39,10 +39,7 @@ async def _exchange(channel: Channel, server: Server, call: str, arguments: dict
     request = {"id": 1, "protocol": PROTOCOL, "call": call, "arguments": {"site": server.site(), **arguments}}
     await channel.send(json.dumps(request).encode() + b"\n")
     while line := await channel.receive():
-        try:
-            message = json.loads(line)
-        except ValueError:  # a login shell's greeting
-            continue
-        if isinstance(message, dict) and message.get("id") == 1:
+        message = message_of(line)
+        if message is not None and message.get("id") == 1:
             return message
     raise UnreachableError(channel.why or "the server side has gone")

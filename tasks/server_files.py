@@ -49,18 +49,18 @@ def add(name: str, file: Path, *, replace: bool = False) -> bool:
         FileSystemError: it cannot be written.
     """
     path = path_of(name)
-    server = Server.from_file(file)
+    try:
+        text = file.read_bytes()  # once: it may be a pipe
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be read: {error}. Nothing was done.") from None
+    server = Server.from_text(text, file)
     if server.name not in ("", name):
         raise BadInputError(
             f"{file} describes the server {server.name!r}, which cannot be added as {name!r}. Nothing was done. "
             "Take the line `name:` out of it, or add it under that name."
         )
-    if server.host.startswith("-") or server.user.startswith("-"):
-        raise BadInputError(f"{file}: host and user cannot begin with a dash. Nothing was done.")
-    for field, root in (("storage_root", server.storage), ("working_root", server.working)):
-        if not PurePosixPath(root).is_absolute():
-            raise BadInputError(f"{file}: {field} is no absolute path of the server. Nothing was done.")
-    return _keep(path, file.read_bytes(), replace=replace)
+    _require_usable(file, server)
+    return _keep(path, text, replace=replace)
 
 
 def add_credentials(name: str, file: Path, *, replace: bool = False) -> tuple[bool, bool]:
@@ -80,7 +80,7 @@ def add_credentials(name: str, file: Path, *, replace: bool = False) -> tuple[bo
         fields["working_root"] = data["working_root"]
     fields |= {"shared_directory_name": data["shared_directory_name"], "scheduler": "slurm"}
     try:
-        Server(**fields)
+        _require_usable(file, Server(**fields))
     except ValidationError as error:
         raise BadInputError(f"{file} describes no server: {in_words(error)}. Nothing was done.") from None
     text = f"# Imported from {file.name}; every field is explained in docs/servers.md.\n" + yaml.safe_dump(
@@ -102,6 +102,16 @@ def remove(name: str) -> Path:
         known = ", ".join(names()) or "none"
         raise BadInputError(f"There is no server {name!r}; known are: {known}. Nothing was done.") from None
     return path
+
+
+def _require_usable(file: Path, server: Server) -> None:
+    """Refuse what no server can be reached by, or have."""
+    for field, word in (("host", server.host), ("user", server.user)):
+        if word.startswith("-") or len(word.split()) > 1:
+            raise BadInputError(f"{file}: {field} cannot begin with a dash or hold a space. Nothing was done.")
+    for field, root in (("storage_root", server.storage), ("working_root", server.working)):
+        if not PurePosixPath(root).is_absolute() or any(ord(character) < ord(" ") for character in root):
+            raise BadInputError(f"{file}: {field} is no absolute path of the server, on one line. Nothing was done.")
 
 
 def _credentials(file: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tasks.server_python import Python, pythons
 from tasks.servers import Server
 from tasks.ssh import connect
 from tasks.this_computer import Runs, ThisComputer
+from tasks.transport import message_of
 from tasks.wheels import environments, fetched, own_wheel, requirements
 from trackers.errors import BadInputError, SessionflowError
 from trackers.site import INSTALLED, LIGHT
@@ -213,14 +214,14 @@ async def _run(
     seconds = UNPACK_SECONDS if data else LOOK_SECONDS
     done = await connection.run(words, input=itertools.chain([text], data), timeout=seconds)
     lines = done.stdout.decode(errors="replace").strip().splitlines()
-    try:
-        answer = json.loads(lines[-1])
+    answer = message_of(lines[-1].encode()) if lines else None
+    if answer is None:
+        problem = done.stderr.decode(errors="replace").strip()[-500:] or f"exit code {done.exit_code}"
+    else:
         problem = str(answer.get("error") or "")
-    except (IndexError, ValueError, AttributeError):
-        answer, problem = {}, done.stderr.decode(errors="replace").strip()[-500:] or f"exit code {done.exit_code}"
     if problem:
         raise SessionflowError(
             f"{server.label} could not be brought to this version: {problem}. What was in service there is unchanged. "
             "Run the same command again when that is mended."
         )
-    return dict(answer)
+    return answer or {}

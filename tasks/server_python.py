@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 
 from tasks.servers import Server
 from tasks.this_computer import Runs
+from tasks.transport import message_of
 
 OLDEST = (3, 11)
 USUAL = ("python3.13", "python3.12", "python3.11", "python3")
@@ -120,10 +120,7 @@ def parse_pythons(text: str) -> list[Python]:
     """Read what the search printed, a JSON object a line; other lines are a login shell's."""
     found = []
     for line in text.splitlines():
-        try:
-            data = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(data, dict) and "path" in data:
+        data = message_of(line.encode())
+        if data is not None and "path" in data:
             found.append(Python(**{**data, "version": tuple(data.get("version", ()))}))
     return found

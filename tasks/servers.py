@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.ssh_config import SshAddress
 from trackers.errors import BadInputError
@@ -29,6 +29,28 @@ class Environment(BaseModel):
     )
 
 
+_FOLLOWED_BY = (  # options of sbatch that jobs are found and followed by
+    *("comment", "job-name", "parsable", "chdir", "output", "error", "open-mode", "kill-on-invalid-dep"),
+    *("dependency", "hold", "array", "wait", "wrap", "test-only", "clusters"),
+)
+_BY_JOB = ("ntasks", "cpus-per-task", "mem", "mem-per-cpu", "mem-per-gpu", "time", "gpus")
+_LETTERS = {
+    "J": "job-name",
+    "D": "chdir",
+    "o": "output",
+    "e": "error",
+    "d": "dependency",
+    "H": "hold",
+    "a": "array",
+    "W": "wait",
+    "M": "clusters",
+    "n": "ntasks",
+    "c": "cpus-per-task",
+    "t": "time",
+    "G": "gpus",
+}
+
+
 class Slurm(BaseModel):
     """What every job asks of Slurm beside its resources."""
 
@@ -38,6 +60,20 @@ class Slurm(BaseModel):
     account: str = Field(default="", description="The account that is charged; empty: the default.")
     qos: str = Field(default="", description="Quality of service; empty: the default.")
     options: list[str] = Field(default=[], description="Further options of sbatch, e.g. --constraint=avx512.")
+
+    @field_validator("options")
+    @classmethod
+    def _none_of_ours(cls, options: list[str]) -> list[str]:
+        for word in options:
+            name = word[2:].split("=")[0] if word.startswith("--") else _LETTERS.get(word[1:2], "")
+            if word.startswith("-") and name:  # sbatch takes the beginning of a name as well
+                if any(ours.startswith(name) for ours in _FOLLOWED_BY):
+                    raise ValueError(
+                        f"{word} cannot be given: sessionflow finds and follows jobs by what it says there"
+                    )
+                if any(ours.startswith(name) for ours in _BY_JOB):
+                    raise ValueError(f"{word} cannot be given: set what jobs ask for under `resources`")
+        return options
 
 
 class Override(BaseModel):
@@ -155,14 +191,26 @@ class Server(BaseModel):
             BadInputError: it is not there, no YAML, or says something that no server has.
         """
         try:
-            data = yaml.safe_load(path.read_bytes())
+            return cls.from_text(path.read_bytes(), path)
+        except OSError as error:
+            raise BadInputError(f"{path} cannot be read: {error}. Nothing was done.") from None
+
+    @classmethod
+    def from_text(cls, text: bytes, path: Path) -> Self:
+        """Return the server that a file's text describes; `path` is what errors name.
+
+        Raises:
+            BadInputError: it is no YAML, or says something that no server has.
+        """
+        try:
+            data = yaml.safe_load(text)
             if not isinstance(data, dict):
                 raise BadInputError(f"{path} describes no server: it is no mapping. Nothing was done.")
             if unknown := sorted(set(data) - set(cls.model_fields)):
                 known = ", ".join(name for name in cls.model_fields if not name.startswith("_"))
                 raise BadInputError(f"{path} has unknown fields: {', '.join(map(str, unknown))}. Known are: {known}.")
             return cls(**data)
-        except (OSError, yaml.YAMLError) as error:
+        except yaml.YAMLError as error:
             raise BadInputError(f"{path} cannot be read: {error}. Nothing was done.") from None
         except ValidationError as error:
             raise BadInputError(f"{path} describes no server: {in_words(error)}. Nothing was done.") from None

@@ -118,6 +118,8 @@ def fingerprint(blob: bytes) -> str:
 def _adding(hop: Hop, kind: str, blob: bytes, *, direct: bool) -> str:
     """Return the command that adds a key; behind another server, or under an alias, ssh-keyscan would not do."""
     file = shlex.quote(str(hop.known_hosts_files[0]))
+    folder = hop.known_hosts_files[0].parent
+    first = "" if folder.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(folder))} && "
     if direct and hop.host.lower() in _names(hop):
         scan = [
             "ssh-keyscan",
@@ -126,8 +128,8 @@ def _adding(hop: Hop, kind: str, blob: bytes, *, direct: bool) -> str:
             _short(kind),
             hop.host,
         ]
-        return f"{shlex.join(scan)} >> {file}"
-    return f"echo {shlex.quote(f'{hop.known_as} {kind} {base64.b64encode(blob).decode()}')} >> {file}"
+        return f"{first}{shlex.join(scan)} >> {file}"
+    return f"{first}echo {shlex.quote(f'{hop.known_as} {kind} {base64.b64encode(blob).decode()}')} >> {file}"
 
 
 def _names(hop: Hop) -> list[str]:

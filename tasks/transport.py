@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 from tasks.servers import Server
 from trackers.protocol import LINE_BYTES
@@ -74,6 +75,19 @@ class LocalChannel:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+def message_of(line: bytes) -> dict[str, Any] | None:
+    """Return the message in a line; None where there is none, as in a login shell's greeting.
+
+    What such a greeting wrote without ending its line (a terminal's title, often) stands before the first message.
+    """
+    _, begin, rest = line.partition(b'{"')
+    try:
+        message = json.loads(begin + rest)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
 
 
 async def open_channel(server: Server) -> Channel:

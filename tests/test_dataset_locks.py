@@ -21,7 +21,7 @@ from tasks.servers import Server
 from tasks.sweep import swept
 from tests.conftest import SESSION, make_session
 from tests.sweeping import dead_process, sweeper
-from trackers.errors import SessionLockedError, StaleLeaseError
+from trackers.errors import HostKeyError, SessionLockedError, StaleLeaseError
 from trackers.graph import Graph, Job, Stage
 from trackers.lock import Holder
 from trackers.manager import generate_manager_id
@@ -107,6 +107,29 @@ def test_a_dataset_and_its_sessions_are_taken_and_given_back_together(root: Path
         assert await holders(client) == [-1] * 4
 
     run(root, work)
+
+
+@pytest.mark.parametrize("why", ["its jobs could not be ended", "presented another host key"])
+def test_a_lock_that_stays_is_said_with_what_to_do(
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    async def changed(*_words: Any, **_arguments: Any) -> None:
+        raise HostKeyError(why)
+
+    async def work(client: Client) -> None:
+        lease = await take(client, who())
+        with monkeypatch.context() as patch:
+            if "key" in why:
+                patch.setattr(client, "ask_within", changed)
+            else:
+                lease.abandon = why
+            await give_back(lease)
+        assert await holders(client) == [lease.manager_id] * 4
+
+    run(root, work)
+    assert "The lock of Project/learning/305 and of its sessions stays" in caplog.text
+    assert why in caplog.text
+    assert "start the same again" in caplog.text
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2])

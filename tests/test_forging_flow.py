@@ -125,10 +125,10 @@ def test_a_required_pass_of_quality_control_is_asked_of_every_session(forge: For
 def test_without_a_species_nothing_is_done_and_the_file_to_write_is_named(forge: Forge) -> None:
     code, said = forge("--sessions", f"305/{SECOND}", species="")
     assert code == 2
-    assert f"Write it to {forge.root}/storage/{PROJECT}/settings/forging.yaml" in said
+    assert f"Write it to {forge.root}/storage/{PROJECT}/settings/project.yaml" in said
     assert not forge.dataset.exists()
     (forge.root / f"storage/{PROJECT}/settings").mkdir()
-    (forge.root / f"storage/{PROJECT}/settings/forging.yaml").write_text("species: Mus musculus\n")
+    (forge.root / f"storage/{PROJECT}/settings/project.yaml").write_text("forging:\n  species: Mus musculus\n")
     code, said = forge("--sessions", f"305/{SECOND}", species="")
     assert code == 0, said
 

@@ -170,8 +170,9 @@ def test_a_plane_whose_files_do_not_go_together_is_refused(paths: SessionPaths) 
 
 
 def test_without_a_species_the_refusal_names_the_file_to_write() -> None:
-    with pytest.raises(BadInputError, match=r"Write it to /data/P/settings/forging.yaml, e.g. `species: Mus musculus`"):
-        ForgingSettings.from_json({}, "/data/P/settings/forging.yaml")
+    said = r"Write it to /data/P/settings/project.yaml, e.g. `forging: \{species: Mus musculus\}`"
+    with pytest.raises(BadInputError, match=said):
+        ForgingSettings.from_json({}, "/data/P/settings/project.yaml")
 
 
 @pytest.mark.parametrize("settings", [{"species": "mouse"}, {"species": "Mus musculus", "colour": "blue"}])

@@ -6,7 +6,10 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Side, all_ended, states
+from tests.daemon import wait_until
 from trackers.kill import processes_of
 from trackers.processes import ProcessIdentity
 
@@ -107,3 +110,14 @@ def test_a_job_killed_with_9_is_failed_and_not_run_again(side: Side, tmp_path: P
     assert states(view)["victim"] == "FAILED"
     assert "killed" in view["jobs"][0]["reason"]
     assert trace.read_text().split() == ["run"]
+
+
+def test_a_manager_that_is_itself_a_job_of_slurm_hands_none_of_that_on(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    side.take_lock()
+    view = side.submit([("first", "true")], [("second", f"touch {side.root}/second")])
+    assert wait_until((side.root / "second").exists, 10.0)  # without anybody who watches
+    assert set(states(side.wait(view, all_ended)).values()) == {"COMPLETED"}

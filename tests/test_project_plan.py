@@ -59,6 +59,7 @@ def row(session: str = SESSION, **changes: Any) -> Facts:
         "prepared": pipelines["PREPARATION"]["status"] == "succeeded",
         "archived": False,
         "lock": FREE,
+        "video_problem": "it has no cameras",
         "pipelines": pipelines,
         **changes,
     }

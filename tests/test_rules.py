@@ -272,7 +272,7 @@ def skipped(known: dict[str, Any], *, archive: bool = False, reprocess: bool = F
 
 def test_preparation_runs_only_for_a_later_pipeline() -> None:
     assert "PREPARATION" not in skipped(facts(**VERIFIED))
-    everything = facts(**VERIFIED, BEHAVIOR="succeeded")
+    everything = facts(**VERIFIED, BEHAVIOR="succeeded", VIDEO="succeeded")
     assert "no later pipeline" in skipped(everything)["PREPARATION"]
     assert "PREPARATION" not in skipped(everything, archive=True)
 

@@ -42,6 +42,12 @@ def test_arguments_that_are_none_are_bad_input(changes: dict[str, Any]) -> None:
     assert answer["error"]["exit_code"] == 2
 
 
+def test_a_volume_with_a_line_break_in_its_path_is_refused_before_anything_else() -> None:
+    arguments = {"site": {"storage": "/data\nx"}, "project": "Project"}
+    (answer,) = serve(json.dumps({"call": "status", "arguments": arguments}).encode())
+    assert "'/data\\nx' has a line break" in answer["error"]["message"]
+
+
 def test_another_version_is_refused_in_words() -> None:
     (answer,) = serve(b'{"id": 1, "call": "hello", "protocol": 99}')
     assert "Install the same version" in answer["error"]["message"]

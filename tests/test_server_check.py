@@ -13,12 +13,16 @@ import pytest
 import yaml
 
 from flows.wishes import wishes, wishes_in
+from tasks.client import connected
 from tasks.server_check import clock, versions
 from tasks.servers import Server
+from tasks.transport import LocalChannel
 from tests.cluster import Cluster
+from tests.conftest import SESSION, make_session
 from tests.sshd import Sshd, make_key
 from trackers.check import Finding, Group, check
 from trackers.check_volumes import Mount, locks, mount_of, parse_mounts, parse_quota, quota, room, writable
+from trackers.errors import UnreachableError
 from trackers.site import Site
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +52,34 @@ def results(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     """Return each step's result."""
     lines = [line for line in done.stdout.splitlines()[:-1] if line[:1].strip()]
     return {line[9:31].strip(): line[:9].strip() for line in lines}
+
+
+def test_a_login_that_prints_before_our_first_word_hides_no_answer(
+    own_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    (tmp_path / ".bashrc").write_text("printf '\\033]0;cluster\\007Welcome, {you}! '\n")  # no end of line
+    server = described(own_sshd(environment={"HOME": str(tmp_path)}), tmp_path)
+    found = results(checked(server))
+    assert (found["Python"], found["server side"], found["storage volume"]) == ("ok", "ok", "ok")
+    command = [sys.executable, "-m", "flows.cli", "status", "Project", "--server", str(server)]
+    make_session(tmp_path / "storage")
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert SESSION in done.stdout, done.stderr
+
+
+async def test_a_server_side_that_never_speaks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(LocalChannel):
+        async def send(self, line: bytes) -> None:
+            pass
+
+    monkeypatch.setattr("tasks.client.open_channel", lambda _server: Silent.open())
+    monkeypatch.setattr("tasks.client.GREETING_SECONDS", 0.2)
+    monkeypatch.setattr("tasks.client.FIRST_SECONDS", 1.0)
+    async with connected(Server(storage_root=str(tmp_path))) as client:
+        with pytest.raises(UnreachableError, match="did not say who it is within"):
+            await client.ask("hello")
 
 
 @pytest.mark.slow

@@ -82,6 +82,14 @@ def test_a_description_is_kept_as_it_was_written_for_this_account_alone(server: 
     assert (again.returncode, "Unchanged" in again.stdout) == (0, True)
 
 
+def test_options_of_sbatch_that_are_the_sites_own_are_taken(server: Command) -> None:
+    options = (
+        "[--constraint=avx512, --exclusive, --mem-bind=local, --time-min=5, --gres=gpu:1, -x, node7, --export=ALL]"
+    )
+    done = server("add", "lab", "--file", server.file(f"{DESCRIPTION}slurm: {{options: {options}}}\n"))
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_description_takes_its_place_only_when_told_to(server: Command) -> None:
     server("add", "lab", "--file", server.file(DESCRIPTION))
     other = server.file(DESCRIPTION.replace("user: me", "user: you"))
@@ -105,6 +113,11 @@ def test_another_description_takes_its_place_only_when_told_to(server: Command) 
         ("lab", f"name: other\n{DESCRIPTION}", "'other'"),
         ("lab", DESCRIPTION.replace("host: c", "host: -oProxyCommand=c"), "dash"),
         ("lab", DESCRIPTION.replace("root: /local/storage", "root: storage"), "no absolute path"),
+        ("lab", DESCRIPTION.replace("root: /local/storage", 'root: "/local\\nstorage"'), "on one line"),
+        ("lab", DESCRIPTION.replace("host: c", "host: ssh c"), "a space"),
+        ("lab", f"{DESCRIPTION}slurm: {{options: [--comment=ours]}}\n", "--comment=ours cannot be given"),
+        ("lab", f"{DESCRIPTION}slurm: {{options: [-o/dev/null]}}\n", "-o/dev/null cannot be given"),
+        ("lab", f"{DESCRIPTION}slurm: {{options: [--exclusive, -t, '10']}}\n", "under `resources`"),
         ("lab", "- a list\n", "no mapping"),
         ("lab", "host: [\n", "cannot be read"),
     ],
@@ -136,6 +149,8 @@ def test_a_credentials_file_is_imported_without_its_password(server: Command) ->
         (f"- {PASSWORD}\n", "does not say username"),
         (f"password: [{PASSWORD}\n", "is no YAML"),
         (CREDENTIALS.replace("username: me", "username: YourNetID"), "YourNetID"),
+        (CREDENTIALS.replace("host: c", "host: -oProxyCommand=c"), "dash"),
+        (CREDENTIALS.replace("root: /local/storage", "root: storage", 1), "no absolute path"),
     ],
 )
 def test_a_file_that_holds_no_credentials_is_refused_without_repeating_it(

@@ -34,7 +34,7 @@ def write(path: Path, text: str) -> None:
 
 
 def resolved(paths: SessionPaths, **overrides: Any) -> dict[str, Setting]:
-    return resolve(paths, ProcessingPipelines.SUITE2P, KNOWN, overrides)
+    return resolve(settings_files(paths), ProcessingPipelines.SUITE2P, KNOWN, overrides)
 
 
 def test_without_files_every_value_is_the_default(paths: SessionPaths) -> None:
@@ -102,7 +102,7 @@ def test_a_wrong_override_is_refused_like_a_wrong_file(paths: SessionPaths) -> N
 )
 def test_suite2ps_own_limits_hold(paths: SessionPaths, name: str, value: Any, words: str) -> None:
     with pytest.raises(BadInputError, match=words):
-        resolve(paths, ProcessingPipelines.SUITE2P, SUITE2P, {name: value})
+        resolve(settings_files(paths), ProcessingPipelines.SUITE2P, SUITE2P, {name: value})
 
 
 def test_suite2ps_own_defaults_are_allowed() -> None:

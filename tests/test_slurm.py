@@ -261,6 +261,29 @@ def test_names_with_spaces_and_volumes_with_quotes_and_dollars_reach_the_job(
     assert not list(tmp_path.rglob("pwned"))
 
 
+def test_whoever_asks_in_however_many_words_is_no_reason_to_refuse_a_job(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("a", "true")], requested_by="anna\0\ud800 ü " * 500)
+    view = slurm.wait(view, all_over)
+    assert states(view) == {"a": "COMPLETED"}, by_name(view)["a"]["reason"]
+    assert len(slurm.jobs_in_slurm(view)) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SQUEUE_PARTITION", "other"), ("SCANCEL_PARTITION", "other"), ("SLURM_RESTART_COUNT", "3")],
+)
+def test_what_an_account_has_set_for_itself_hides_no_job(
+    slurm: SlurmSide, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    view = slurm.submit_jobs([bash("short", "true"), bash("long", "sleep 100")])
+    view = slurm.wait(view, lambda v: states(v) == {"short": "COMPLETED", "long": "RUNNING"})
+    began = time.monotonic()
+    assert slurm.get("cancel_all")["left"] == []
+    assert time.monotonic() - began < 15
+    assert {state for _, _, state in slurm.jobs_in_slurm(view)} == {"COMPLETED", "CANCELLED"}
+
+
 def test_a_dependent_that_slurm_starts_too_early_leaves_before_its_command(slurm: SlurmSide, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     view = slurm.submit_jobs([bash("a", "sleep 3")], [bash("b", f"echo b >> {trace}")])

@@ -96,6 +96,16 @@ async def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_comma
     assert await lets_in(address(server))
 
 
+async def test_the_command_that_adds_a_key_makes_the_folder_where_there_is_none(server: Sshd, home: Path) -> None:
+    (home / ".ssh").rmdir()
+    with pytest.raises(HostKeyError) as refused:
+        await connect(address(server, known_hosts_file=""))
+    (command,) = commands_of(refused.value)
+    execute("sh", "-c", command)
+    assert (home / ".ssh").stat().st_mode & 0o777 == 0o700
+    assert await lets_in(address(server, known_hosts_file=""))
+
+
 async def test_a_changed_host_key_is_refused_with_the_commands_that_replace_it(server: Sshd) -> None:
     assert await lets_in(address(server))
     before = server.known_hosts_file.read_text()

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from trackers import environments, exclusions, facts, leases, sweep
+from trackers import arrivals as arriving
+from trackers import environments, exclusions, facts, known_settings, leases, sweep
 from trackers.errors import BadInputError, TrackerCorruptError
-from trackers.files import load_yaml
 from trackers.graph import Graph
 from trackers.layout import SessionPaths
 from trackers.lock import Holder, LockState
@@ -21,6 +21,7 @@ from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
 from trackers.protocol import PROTOCOL
 from trackers.results import own_version
+from trackers.settings import project_files
 from trackers.site import Site
 from trackers.targets import Target
 from trackers.views import view
@@ -67,10 +68,15 @@ def status(arguments: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def project_settings(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what a project's people have set for a pipeline, in `settings/` beside its manifest, and in which file."""
-    directory = _target(arguments).project_paths.directory
-    path = directory / "settings" / f"{_pipeline(arguments).name.lower()}.yaml"
-    return {"path": str(path), "settings": load_yaml(path, "Correct it.") if path.exists() else {}}
+    """Return what has been set for a pipeline that works on a whole project, and the file to set more in."""
+    project, pipeline = _target(arguments).project_paths, _pipeline(arguments)
+    resolved = known_settings.project_settings(project, pipeline)
+    return {"path": str(project_files(project)[-1]), "settings": known_settings.chosen(pipeline, resolved)}
+
+
+def settings(arguments: dict[str, Any]) -> dict[str, dict[str, tuple[Any, str]]]:
+    """Return every setting that holds for a session, by pipeline and name: its value, and where it comes from."""
+    return known_settings.shown(_target(arguments).paths, dict(arguments.get("overrides") or {}))
 
 
 def datasets(arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -145,6 +151,7 @@ def submit(arguments: dict[str, Any]) -> dict[str, Any]:
         settings=dict(arguments.get("settings") or {}),
         manager_id=int(arguments["manager_id"]),
         reprocess=bool(arguments.get("reprocess")),
+        discard_curation=bool(arguments.get("discard_curation")),
         requested_by=str(arguments.get("requested_by") or ""),
         flow_run_id=str(arguments.get("flow_run_id") or ""),
         prefect_api=str(arguments.get("prefect_api") or ""),
@@ -227,6 +234,23 @@ def include(arguments: dict[str, Any]) -> dict[str, str]:
     return {"was_excluded": exclusions.include(_paths(arguments))}
 
 
+def arrivals(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return which sessions have arrived, in every project that wants them processed then; see `trackers.arrivals`."""
+    return arriving.arrivals(_site(arguments), arguments.get("waiting") or ())
+
+
+def arrival(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Say whether a project's sessions are processed on arrival, after switching that `on` or `off` where asked to."""
+    target = _target(arguments)
+    match arguments.get("switch"):
+        case "on":
+            arriving.switch_on(target, str(arguments.get("requested_by") or ""))
+        case "off":
+            arriving.switch_off(target)
+    found = arriving.arrival_of(target)
+    return {"on": found is not None, "words": found.describe() if found else ""}
+
+
 def where(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """List the folders of a session, or of all of an animal's, with size and state."""
     from trackers.places import SECONDS, places  # asked by people only
@@ -306,11 +330,12 @@ def _holder(data: dict[str, Any]) -> Holder:
 CALLS: dict[str, Call] = {
     call.__name__: call
     for call in (
-        *(hello, check, describe, status, project_settings, datasets, why),
+        *(hello, check, describe, status, settings, project_settings, datasets, why),
         *(lock_acquire, lock_update, lock_release, lock_show, lock_force),
         *(tracker_show, tracker_reset),
         *(submit, watch, cancel_all, finish),
         *(sweep_look, sweep_repair),
         *(exclude, include, where),
+        *(arrivals, arrival),
     )
 }

@@ -60,6 +60,14 @@ class Started:
     words: str
 
 
+@dataclass(frozen=True)
+class Lack:
+    """Why an environment cannot be used, and what to do."""
+
+    problem: str
+    remedy: str
+
+
 def installed() -> list[str]:
     """Return the names of the environments that `server install` made and that are used here."""
     root = installed_root()
@@ -136,22 +144,27 @@ def require(site: Site, jobs: Iterable[Job]) -> None:
     Raises:
         EnvironmentMissingError: with the command that installs what is missing.
     """
-    wanted = dict.fromkeys(job.environment for job in jobs if PYTHON in job.command)
-    for name in wanted:
-        described = site.environment(name)
-        if described.activate or (described.python and shutil.which(described.python)):
-            continue
-        if described.python:
-            raise EnvironmentMissingError(
-                f"The environment {name!r} is not there: the description of the server names {described.python}, which "
-                f"cannot be started. Nothing was submitted. Mend that, or take `environments: {name}` out of the "
-                f"description and run: {install_command(name)}"
-            )
-        if not installed_python(name) and not _own(name):
-            raise EnvironmentMissingError(
-                f"The environment {name!r}, which these jobs need, is not installed. Nothing was submitted. "
-                f"Install it: {install_command(name)}"
-            )
+    for name in dict.fromkeys(job.environment for job in jobs if PYTHON in job.command):
+        if (lack := lacking(site, name)) is not None:
+            raise EnvironmentMissingError(f"{lack.problem}. Nothing was submitted. {lack.remedy}")
+
+
+def lacking(site: Site, name: str) -> Lack | None:
+    """Return what is wrong with an environment that jobs need; None where nothing is, as far as can be seen here."""
+    described = site.environment(name)
+    if described.activate or (described.python and shutil.which(described.python)):
+        return None
+    if described.python:
+        return Lack(
+            f"The environment {name!r} is not there: the description of the server names {described.python}, which "
+            "cannot be started",
+            f"Mend that, or take `environments: {name}` out of the description and run: {install_command(name)}",
+        )
+    if installed_python(name) or _own(name):
+        return None
+    return Lack(
+        f"The environment {name!r}, which these jobs need, is not installed", f"Install it: {install_command(name)}"
+    )
 
 
 def missing(site: Site) -> list[str]:

@@ -43,6 +43,10 @@ class NotEligibleError(BadInputError):
     """The target's type or state does not admit this pipeline."""
 
 
+class CuratedError(BadInputError):
+    """A run would replace what people have edited."""
+
+
 class EnvironmentMissingError(BadInputError):
     """The environment that jobs need is not on the server; nothing was submitted."""
 

@@ -9,8 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from trackers.cameras import video_facts
+from trackers.environments import lacking
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.exclusions import exclusion_words, include_command
+from trackers.known_settings import OF_SESSIONS, chosen, session_settings
 from trackers.layout import SessionPaths
 from trackers.mesoscope import read_mesoscope
 from trackers.names import ProcessingPipelines, SessionTypes, validate_name, validate_session_name
@@ -18,6 +21,7 @@ from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
+from trackers.stale import record_of, staleness
 from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
@@ -59,8 +63,9 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "one_volume": target.site.volumes.one,
         "prepared": _filled(paths.source_data),
         "archived": not target.site.volumes.one and _filled(paths.archived_data),
-        "pipelines": {p.name: pipeline_facts(target, p) for p in SESSION_PIPELINES},
-        **_recording(paths, data.session_type),
+        "pipelines": {p.name: pipeline_facts(target, p, _settings(paths, p)) for p in SESSION_PIPELINES},
+        **(_imaging(target) if data.session_type is SessionTypes.MESOSCOPE_EXPERIMENT else {}),
+        **video_facts(target.site, paths),
         "lock": lock_facts(target),
         "excluded": (words := exclusion_words(paths)),
         "include": include_command(paths) if words else "",
@@ -68,9 +73,24 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
     }
 
 
-def _recording(paths: SessionPaths, session_type: SessionTypes) -> dict[str, Any]:
-    """Return how many planes the mesoscope recorded, or in words why that cannot be said."""
-    if session_type is not SessionTypes.MESOSCOPE_EXPERIMENT or not _filled(paths.source_data):
+def _settings(paths: SessionPaths, pipeline: ProcessingPipelines) -> dict[str, Any]:
+    """Return what a pipeline would be told now, or in words what is wrong with the files that say it."""
+    if pipeline not in OF_SESSIONS:
+        return {}
+    try:
+        return {"settings": chosen(pipeline, session_settings(paths, pipeline)), "settings_problem": ""}
+    except (SessionflowError, OSError) as error:
+        return {"settings": {}, "settings_problem": str(error)}
+
+
+def _imaging(target: Target) -> dict[str, Any]:
+    """Return what suite2p must know: how many planes there are, or in words why that cannot be said; what it lacks."""
+    lack = lacking(target.site, "suite2p")
+    return {**_recording(target.paths), "suite2p_problem": f"{lack.problem} ({lack.remedy})" if lack else ""}
+
+
+def _recording(paths: SessionPaths) -> dict[str, Any]:
+    if not _filled(paths.source_data):
         return {"planes": 0, "recording_problem": ""}
     try:
         return {"planes": read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json").planes} | {
@@ -80,9 +100,19 @@ def _recording(paths: SessionPaths, session_type: SessionTypes) -> dict[str, Any
         return {"planes": 0, "recording_problem": str(error)}
 
 
-def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, Any]:
-    """Return what tracker and newest submission say of one pipeline."""
+def pipeline_facts(
+    target: Target, pipeline: ProcessingPipelines, settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what tracker, newest submission and result record say of one pipeline.
+
+    Args:
+        target: a session, dataset or project.
+        pipeline: one that works on it.
+        settings: see `_settings`; they are part of what is returned.
+    """
     facts: dict[str, Any] = {"status": "", "manager_id": -1, "problem": "", "ended": "", "seconds": None, "reason": ""}
+    facts |= {"stale": "", **(settings or {})}
+    submission = None
     try:
         state = target.tracker(pipeline).read()
         facts["manager_id"] = state.manager_id
@@ -104,6 +134,11 @@ def pipeline_facts(target: Target, pipeline: ProcessingPipelines) -> dict[str, A
             facts["seconds"] = _seconds(submission)
             facts["flow_run_id"] = submission.flow_run_id
             facts["failure"] = _failure(target, submission) if submission.status == "failed" else None
+    if facts["status"] == "succeeded":
+        now = facts.get("settings") if not facts.get("settings_problem") else None
+        facts["stale"] = staleness(target, pipeline, submission, now)
+        if settings is not None and (record := record_of(target, pipeline)):
+            facts["made_with"] = record.get("settings")
     return facts
 
 

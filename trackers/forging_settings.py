@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from trackers.errors import BadInputError
+from trackers.settings import Known
 
 _SPECIES = re.compile(r"[A-Z][a-z]+ [a-z]+( [a-z]+)?|http://purl\.obolibrary\.org/obo/NCBITaxon_\d+", re.ASCII)
 
@@ -60,7 +61,7 @@ class ForgingSettings:
         if not data.get("species"):
             raise BadInputError(
                 "An NWB file must name the animal's species, which no session does. Nothing was done. Write it to "
-                f"{where}, e.g. `species: Mus musculus`."
+                f"{where}, e.g. `forging: {{species: Mus musculus}}`."
             )
         try:
             numbers: dict[str, Any] = {
@@ -76,3 +77,15 @@ class ForgingSettings:
                 f"Correct it in {where}."
             )
         return cls(**words, **numbers, unclear_frames=unclear)
+
+
+_NUMBERS = ("excitation_nm", "emission_nm")
+FORGING: dict[str, Known] = {
+    item.name: Known(
+        item.default,
+        (float, type(None)) if item.name in _NUMBERS else (str,),
+        tuple(UnclearFrames) if item.name == "unclear_frames" else (),
+    )
+    for item in fields(ForgingSettings)
+}
+"""What a settings file may say for forging."""

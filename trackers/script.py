@@ -14,6 +14,7 @@ from trackers.submission import REVOKED, AttemptFiles
 
 TERM_GRACE_SECONDS = 5  # between TERM and KILL; a cancel is to be over within 10 s
 PREDECESSOR_SECONDS = 90  # a network file system may show another node's records late
+SET_BY_SLURM = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")  # read by the script: never those of a job around us
 ASKING_SECONDS = 6  # for Slurm's word on a job whose record is not seen: it may take a moment to say COMPLETED
 
 # The claim lets one copy of an attempt run its command: a submission that was thought lost may still land later.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from trackers.errors import BadInputError
 from trackers.files import read_file
-from trackers.layout import SessionPaths
+from trackers.layout import ProjectPaths, SessionPaths
 from trackers.names import ProcessingPipelines
 
 DEFAULT = "default"
@@ -59,19 +60,22 @@ class Setting:
     source: str
 
 
-def settings_files(paths: SessionPaths) -> tuple[Path, ...]:
-    """Return where settings of a session may stand, the weakest first: server, project, animal, session."""
-    own = paths.project_paths.directory / "settings"
+def project_files(project: ProjectPaths) -> tuple[Path, ...]:
+    """Return where settings of a project may stand, the weakest first: server, project."""
     return (
-        paths.volumes.storage / "suite2p_configurations" / "default.yaml",
-        own / "project.yaml",
-        own / paths.animal / "animal.yaml",
-        own / paths.animal / f"{paths.session}.yaml",
+        project.volumes.storage / "suite2p_configurations" / "default.yaml",
+        project.directory / "settings" / "project.yaml",
     )
 
 
+def settings_files(paths: SessionPaths) -> tuple[Path, ...]:
+    """Return where settings of a session may stand, the weakest first: server, project, animal, session."""
+    own = paths.project_paths.directory / "settings" / paths.animal
+    return (*project_files(paths.project_paths), own / "animal.yaml", own / f"{paths.session}.yaml")
+
+
 def resolve(
-    paths: SessionPaths,
+    files: Iterable[Path],
     pipeline: ProcessingPipelines,
     known: Mapping[str, Known],
     overrides: Mapping[str, Any] | None = None,
@@ -81,7 +85,7 @@ def resolve(
     Each file has one section per pipeline, named in lower case; a stronger file replaces single values of a weaker one.
 
     Args:
-        paths: the session.
+        files: where settings may stand, the weakest first; see `settings_files`.
         pipeline: whose section is read.
         known: what the pipeline may be told.
         overrides: for one run, by dotted name; stronger than every file.
@@ -90,11 +94,26 @@ def resolve(
         BadInputError: a file cannot be read as settings, or a name or value is not one that the pipeline knows.
     """
     found = {name: Setting(each.default, DEFAULT) for name, each in known.items()}
-    for path in settings_files(paths):
+    for path in files:
         for name, setting in _of_file(path, pipeline.name.lower(), known):
             found[name] = _checked(name, setting, known)
-    for name, value in (overrides or {}).items():
-        found[name] = _checked(name, Setting(value, THIS_RUN), known)
+    for name, value in checked_overrides(overrides or {}, known).items():
+        found[name] = Setting(value, THIS_RUN)
+    return found
+
+
+def checked_overrides(overrides: Mapping[str, Any], known: Mapping[str, Known]) -> dict[str, Any]:
+    """Return one run's own settings by dotted name; they may be given so, or nested.
+
+    Raises:
+        BadInputError: a name or value is not one that the pipeline knows.
+    """
+    found: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if isinstance(value, Mapping) and name not in known:
+            found |= checked_overrides({f"{name}.{key}": inner for key, inner in value.items()}, known)
+        else:
+            found[name] = _checked(name, Setting(value, THIS_RUN), known).value
     return found
 
 
@@ -111,9 +130,20 @@ def _checked(name: str, setting: Setting, known: Mapping[str, Known]) -> Setting
 def _of_file(path: Path, section: str, known: Mapping[str, Known]) -> Iterator[tuple[str, Setting]]:
     """Give what a file's section sets; a file that is missing sets nothing."""
     try:
-        loader = yaml.SafeLoader(read_file(path))
+        content = read_file(path)
     except FileNotFoundError:
-        return
+        return iter(())
+    return iter(_of_text(path, content, section, frozenset(known)))
+
+
+@functools.lru_cache(maxsize=64)  # one file is read for every session of a project
+def _of_text(path: Path, content: bytes, section: str, known: frozenset[str]) -> tuple[tuple[str, Setting], ...]:
+    return tuple(_parsed(path, content, section, known))
+
+
+def _parsed(path: Path, content: bytes, section: str, known: frozenset[str]) -> Iterator[tuple[str, Setting]]:
+    try:
+        loader = yaml.SafeLoader(content)
     except yaml.YAMLError as error:  # bytes that are no text
         raise _unreadable(path, error) from None
     try:
@@ -131,7 +161,7 @@ def _of_file(path: Path, section: str, known: Mapping[str, Known]) -> Iterator[t
 
 
 def _flattened(
-    loader: yaml.SafeLoader, path: Path, node: yaml.Node, prefix: str, known: Mapping[str, Known]
+    loader: yaml.SafeLoader, path: Path, node: yaml.Node, prefix: str, known: frozenset[str]
 ) -> Iterator[tuple[str, Setting]]:
     for key, value in _items(path, node):
         name = f"{prefix}{key.value}"

@@ -115,6 +115,10 @@ class Site:
         for root in (storage, working, datasets):
             if not root.is_absolute():
                 raise BadInputError(f"The root {root} is no absolute path. Nothing was done.")
+            if any(ord(character) < ord(" ") for character in str(root)):
+                raise BadInputError(
+                    f"The root {str(root)!r} has a line break or another such character. Nothing was done."
+                )
         scheduler = str(data.get("scheduler") or "local")
         if scheduler not in SCHEDULERS:
             raise BadInputError(f"{scheduler!r} is no scheduler; known are {', '.join(SCHEDULERS)}. Nothing was done.")

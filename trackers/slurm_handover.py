@@ -18,6 +18,7 @@ from trackers.slurm_text import QueuedJob, Refusal, in_words, is_hopeless, parse
 from trackers.states import JobState
 from trackers.submission import Attempt, AttemptFiles, Submission, SubmissionFolder
 
+LONGEST_COMMENT = 1000  # bytes: with more than 1,024 Slurm refuses the job
 HOPELESS_SECONDS = 60.0  # a job that waits for what only an administrator can change has been refused after so long
 
 
@@ -145,9 +146,8 @@ class Handover:
     def _sbatch(self, job: Job, after: tuple[str, ...], *, hold: bool) -> list[str]:
         attempt = self.submission.last(job.name)
         key = self.submission.key(job.name, attempt.number)
-        asked_by = " ".join(self.submission.requested_by.split())
         return [
-            *("sbatch", "--parsable", f"--job-name={key}", f"--comment={key} {asked_by}".rstrip()),
+            *("sbatch", "--parsable", f"--job-name={key}", f"--comment={_comment(key, self.submission.requested_by)}"),
             *(f"--chdir={self._files(job).directory}", f"--output={_output(self._files(job).script_log)}"),
             *("--open-mode=append", "--kill-on-invalid-dep=no"),
             *resource_words(attempt.resources),
@@ -209,6 +209,12 @@ def resource_words(resources: Resources) -> list[str]:
         *("--ntasks=1", f"--cpus-per-task={resources.cpus}", f"--mem={mebibytes}M", f"--time={resources.minutes}"),
         *([f"--gpus={resources.gpus}"] if resources.gpus else []),
     ]
+
+
+def _comment(key: str, requested_by: str) -> str:
+    """Return a job's key and who asked, as much of it as Slurm takes, on one line."""
+    words = " ".join(requested_by.replace("\0", " ").split())
+    return f"{key} {words}".encode(errors="replace")[:LONGEST_COMMENT].decode(errors="ignore").rstrip()
 
 
 def _output(path: Path) -> str:

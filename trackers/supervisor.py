@@ -15,7 +15,7 @@ from pathlib import Path
 from trackers.graph import Job
 from trackers.kill import KEY_VARIABLE, end_processes, processes_of
 from trackers.local import SUPERVISOR_LOCK
-from trackers.script import TERM_GRACE_SECONDS, parse_exit_record
+from trackers.script import SET_BY_SLURM, TERM_GRACE_SECONDS, parse_exit_record
 from trackers.shares import CoreShares, core_count, is_held, try_lock
 from trackers.submission import AttemptFiles, Submission, SubmissionFolder
 
@@ -106,7 +106,8 @@ class Supervisor:
         with (files.directory / "script.log").open("ab") as log:
             child = subprocess.Popen(
                 ["/bin/bash", str(files.script)],
-                env={**os.environ, KEY_VARIABLE: key},
+                env={name: value for name, value in os.environ.items() if name not in SET_BY_SLURM}
+                | {KEY_VARIABLE: key},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -8,8 +8,16 @@ from typing import Any
 
 from trackers.attempts import closed, judged, seconds_since, tracker_state, with_handover, with_retries, with_usage
 from trackers.commands import NAME_VARIABLE
+from trackers.curation import edited
 from trackers.environments import require
-from trackers.errors import FileSystemError, NotYetError, SessionLockedError, SubmissionError, TrackerOwnedError
+from trackers.errors import (
+    CuratedError,
+    FileSystemError,
+    NotYetError,
+    SessionLockedError,
+    SubmissionError,
+    TrackerOwnedError,
+)
 from trackers.files import atomic_write, make_directory
 from trackers.graph import PYTHON, Graph, Job
 from trackers.names import ProcessingPipelines
@@ -37,6 +45,7 @@ class Request:
     Attributes:
         settings: what makes it the same work or another; enters the digest.
         reprocess: open a new submission even where the last one succeeded.
+        discard_curation: also where people have edited the result since it was recorded.
         id: of the request itself; it stays when a request is sent again because its answer was lost.
     """
 
@@ -44,6 +53,7 @@ class Request:
     settings: dict[str, Any]
     manager_id: int
     reprocess: bool = False
+    discard_curation: bool = False
     requested_by: str = ""
     flow_run_id: str = ""
     prefect_api: str = ""
@@ -74,10 +84,12 @@ class Work:
             SubmissionError: another submission of this pipeline is open.
             TrackerOwnedError: the tracker is running under a manager that is not known here.
             EnvironmentMissingError: the jobs need an environment that is not there.
+            CuratedError: people have edited the result, and a new run would replace it.
         """
         digest = digest_of(self.target.name, self.pipeline, request.settings)
         require(self.target.site, request.graph.jobs())
         self.ask()
+        self._spare_curation(digest, request)
         with self.folder.lock():
             submission = self._carried_out(request)
             if submission is None:
@@ -85,6 +97,19 @@ class Work:
                 self.folder.save(submission)  # intent is on disk before the scheduler hears of it
             self.write_tracker(submission)
         return self._start(submission)
+
+    def _spare_curation(self, digest: str, request: Request) -> None:
+        """Refuse to begin a run that would replace what people have edited; one that goes on may."""
+        current = self.folder.current()
+        goes_on = current is not None and (current.open or self._continues(current, digest, request))
+        if goes_on or request.discard_curation or self.pipeline in PROJECT_PIPELINES:
+            return
+        if names := edited(self.target, self.pipeline, current):
+            raise CuratedError(
+                f"{self.pipeline} of {self.target.name} would replace files that people have edited since it wrote "
+                f"them: {', '.join(names)}. Nothing was submitted. To make them anew all the same: --discard-curation "
+                "(in a form, discard_curation)."
+            )
 
     def ask(self) -> None:
         """Bring up to date what the scheduler says of the open submission; may take long."""

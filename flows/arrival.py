@@ -1,0 +1,115 @@
+"""The arrival watch: starts a session when its data is complete. A part of the watch of `sessionflow up`.
+
+Once a minute it asks every server one question, for all of its projects and all runs that await data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+
+from flows.awaiting import AWAITING
+from flows.launch import Outcome, launch
+from tasks.client import connected
+from tasks.compute_server import STORAGE_VARIABLE, ComputeServer, this_computer
+
+DEPLOYMENT = "process-session"
+ANSWER_SECONDS = 45.0  # for a server to answer; it is asked again a minute later
+REQUESTED_BY = "arrival watch"
+HERE = ""  # the id of the block that this computer has not
+Session = dict[str, str]
+
+
+async def look(servers: dict[str, ComputeServer]) -> list[str]:
+    """Look once at every server and begin what can begin; return what was done, a line each.
+
+    Args:
+        servers: by the id of their block in Prefect; this computer by an empty one.
+
+    Raises:
+        httpx.HTTPError: Prefect could not be asked.
+    """
+    async with get_client() as client:
+        waiting = await _awaiting(client)
+        done: list[str] = []
+        for block, server in servers.items():
+            runs = [run for run in waiting if _block_of(run) == block]
+            try:
+                answer = await _asked(server, [_session_of(run) for run in runs])
+            except Exception as error:  # of one server; the others are looked at all the same
+                done.append(f"{server.label} could not be asked what has arrived: {error}")
+                continue
+            done += answer["problems"]
+            done += [await _resumed(client, run) for run in runs if _session_of(run) in answer["complete"]]
+            new = [session for session in answer["arrived"] if not await _was_launched(client, session)]
+            done += [(await asyncio.to_thread(_launched, session, block)).words for session in new]
+        return done
+
+
+async def servers() -> dict[str, ComputeServer]:
+    """Return the servers that Prefect has blocks of, and this computer where it has volumes."""
+    found = {HERE: this_computer()} if os.environ.get(STORAGE_VARIABLE) else {}
+    slug = ComputeServer.get_block_type_slug()
+    async with get_client() as client:
+        for document in await client.read_block_documents_by_type(slug):
+            with contextlib.suppress(ValueError):  # one that a newer or older version made
+                found[str(document.id)] = ComputeServer(**document.data)
+    return found
+
+
+async def _asked(server: ComputeServer, waiting: Iterable[Session]) -> dict[str, Any]:
+    async with asyncio.timeout(ANSWER_SECONDS), connected(server) as client:
+        answer: dict[str, Any] = await client.ask_within(ANSWER_SECONDS, "arrivals", waiting=list(waiting))
+        return answer
+
+
+async def _awaiting(client: PrefectClient) -> list[FlowRun]:
+    """Return the runs that await data."""
+    wanted = {"state": {"name": {"any_": [AWAITING]}}}
+    return await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=200)
+
+
+async def _resumed(client: PrefectClient, run: FlowRun) -> str:
+    answer = await client.resume_flow_run(run.id)
+    how = "begins" if answer.status.value == "ACCEPT" else f"could not be resumed ({answer.status.value})"
+    return f"{'/'.join(_session_of(run).values())} is complete: its run {how}"
+
+
+async def _was_launched(client: PrefectClient, session: Session) -> bool:
+    """Whether a run of the session's own was ever started: a person or the night decides what comes after that one."""
+    deployment = DeploymentFilter.model_validate({"name": {"any_": [DEPLOYMENT]}})
+    wanted = FlowRunFilter.model_validate({"tags": {"all_": [session["project"], session["animal"]]}})
+    for offset in range(0, 100_000, 200):
+        runs = await client.read_flow_runs(
+            deployment_filter=deployment, flow_run_filter=wanted, limit=200, offset=offset
+        )
+        if any(_session_of(run) == session for run in runs):
+            return True
+        if len(runs) < 200:
+            break
+    return False
+
+
+def _launched(session: Session, block: str) -> Outcome:
+    parameters: dict[str, Any] = {**session, "requested_by": REQUESTED_BY}
+    if block:
+        parameters["server"] = {"$ref": {"block_document_id": block}}
+    return launch(DEPLOYMENT, **parameters)
+
+
+def _session_of(run: FlowRun) -> Session:
+    return {name: str((run.parameters or {}).get(name)) for name in ("project", "animal", "session")}
+
+
+def _block_of(run: FlowRun) -> str:
+    """Return the id of the block that a run names as its server; one that names none is on this computer."""
+    server = (run.parameters or {}).get("server")
+    reference = server.get("$ref") if isinstance(server, dict) else None
+    return str(reference.get("block_document_id")) if isinstance(reference, dict) else HERE

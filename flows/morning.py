@@ -1,0 +1,231 @@
+"""What people are told without looking: a message for each new failure, and a digest of the night.
+
+They go to Prefect's notification blocks that SESSIONFLOW_NOTIFY names (`slack-webhook/lab,mail/me`). A part of the
+watch of `sessionflow up`; what was told is kept in a file, so that nothing is told twice or lost when that restarts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.utilities.urls import url_for
+
+from flows.labels import LOG_LABEL, TAGGED
+from trackers.errors import BadInputError
+from trackers.files import atomic_write
+
+NOTIFY_VARIABLE = "SESSIONFLOW_NOTIFY"
+DIGEST_VARIABLE = "SESSIONFLOW_DIGEST"  # HH:MM, local time
+DIGEST_TIME = "07:00"
+SESSION_FLOW, PROJECT_FLOW = "process-session", "process-project"
+REMEMBERED = timedelta(days=90)  # a failure that was told; one that comes back later is new
+LISTED = 20  # sessions in one message
+_PAGE = 200
+
+
+@dataclass
+class Told:
+    """What has been told already.
+
+    Attributes:
+        since: failures that ended later have not been looked at; ISO 8601.
+        failures: when each was told, by what failed and why.
+        digest: until when the last digest told; ISO 8601.
+    """
+
+    since: str
+    digest: str
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, now: datetime) -> Told:
+        """Read it; the first time, and where it cannot be read, what was before now counts as told."""
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return cls(now.isoformat(), now.isoformat())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed.
+
+    Attributes:
+        what: the run's name; the session's where it has one.
+        cause: the first sentence, without the names of what failed: equal for what fails for one reason.
+    """
+
+    what: str
+    cause: str
+    log: str
+    url: str
+
+    @property
+    def key(self) -> str:
+        """What failed and why: the same again is not new."""
+        return f"{self.what}: {self.cause}"
+
+
+async def tell(path: Path, now: datetime) -> list[str]:
+    """Send what is new, and the digest when it is time; return what was sent, a line each.
+
+    Args:
+        path: the file that remembers.
+        now: with its zone, which the digest's time is in.
+
+    Raises:
+        Exception: of many kinds: Prefect cannot be asked, or a message was not taken; it is tried again.
+    """
+    names = [name for name in os.environ.get(NOTIFY_VARIABLE, "").replace(" ", "").split(",") if name]
+    if not names:
+        return []
+    blocks = [await _block(name) for name in names]
+    told, sent = Told.read(path, now), list[str]()
+    async with get_client() as client:
+        failed = await _failed(client, datetime.fromisoformat(told.since))
+        new = {failure.key: failure for failure in map(failure_of, failed) if failure.key not in told.failures}
+        for cause in dict.fromkeys(failure.cause for failure in new.values()):
+            subject, body = failure_message([failure for failure in new.values() if failure.cause == cause])
+            for block in blocks:
+                await block.notify(body, subject)
+            told.failures |= {key: now.isoformat() for key, failure in new.items() if failure.cause == cause}
+            _keep(path, told)
+            sent.append(subject)
+        told.since = max([told.since, *(_end(run).isoformat() for run in failed)])
+        due = digest_due(datetime.fromisoformat(told.digest), now, os.environ.get(DIGEST_VARIABLE) or DIGEST_TIME)
+        if due is not None:
+            if message := digest_message(await _ended(client, datetime.fromisoformat(told.digest), due)):
+                for block in blocks:
+                    await block.notify(message[1], message[0])
+                sent.append(message[0])
+            told.digest = due.isoformat()
+    old = (now - REMEMBERED).isoformat()
+    told.failures = {key: when for key, when in told.failures.items() if when > old}
+    _keep(path, told)
+    return sent
+
+
+def failure_of(run: FlowRun) -> Failure:
+    """Return what is told of a failed run."""
+    names = {str(value) for key, value in (run.parameters or {}).items() if key in (*TAGGED, "session") and value}
+    message = str(run.state.message or run.state.name) if run.state else "it failed"
+    cause = message.strip().splitlines()[0] if message.strip() else "it failed"
+    for name in sorted(names, key=len, reverse=True):
+        cause = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "…", cause)
+    cause = re.sub(r"…(/…)+", "…", cause)
+    link = url_for("flow-run", obj_id=run.id) or ""
+    return Failure(run.name, cause, str((run.labels or {}).get(LOG_LABEL, "")), link)
+
+
+def failure_message(failures: list[Failure]) -> tuple[str, str]:
+    """Return subject and text about runs that failed for one reason."""
+    first = failures[0]
+    others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    lines = [first.cause, ""]
+    for failure in failures[:LISTED]:
+        lines += [failure.what, f"  {failure.url}", *([f"  log: {failure.log}"] if failure.log else [])]
+    if len(failures) > LISTED:
+        lines.append(f"… and {len(failures) - LISTED} more.")
+    return f"sessionflow: {first.what}{others} failed", "\n".join(lines)
+
+
+def digest_due(last: datetime, now: datetime, at: str) -> datetime | None:
+    """Return the moment at which a digest became due since the last one; None where none did.
+
+    Raises:
+        BadInputError: `at` is no time of day.
+    """
+    try:
+        moment = datetime.combine(now.date(), time.fromisoformat(at), now.tzinfo)
+    except ValueError:
+        raise BadInputError(f"{DIGEST_VARIABLE} is {at!r}, and should be a time of day like 07:00.") from None
+    moment = moment if moment <= now else moment - timedelta(days=1)
+    return moment if last < moment else None
+
+
+def digest_message(runs: list[FlowRun]) -> tuple[str, str] | None:
+    """Return subject and text about the sessions that were processed; None where none was."""
+    if not runs:
+        return None
+    bad = [run for run in runs if run.state_type is not None and run.state_type.value in ("FAILED", "CRASHED")]
+    ended = [run for run in runs if run.state_type is not None and run.state_type.value == "CANCELLED"]
+    good = len(runs) - len(bad) - len(ended)
+    counts = [f"{good} succeeded", f"{len(bad)} failed", *([f"{len(ended)} cancelled"] if ended else [])]
+    lines = [f"Sessions since the last digest: {', '.join(counts)}."]
+    for failure in map(failure_of, bad[:LISTED]):
+        lines += ["", failure.what, f"  {failure.cause}", f"  {failure.url}"]
+    if len(bad) > LISTED:
+        lines += ["", f"… and {len(bad) - LISTED} more."]
+    return f"sessionflow: {', '.join(counts)}", "\n".join(lines)
+
+
+async def _block(name: str) -> NotificationBlock:
+    """Return a notification block.
+
+    Raises:
+        BadInputError: there is none of that name, or it is no notification block.
+    """
+    try:
+        block = await Block.aload(name)
+    except ValueError as error:
+        raise BadInputError(f"{NOTIFY_VARIABLE} names {name!r}, and Prefect has no such block: {error}") from None
+    if not isinstance(block, NotificationBlock):
+        raise BadInputError(f"{NOTIFY_VARIABLE} names {name!r}, which is no notification block.")
+    return block
+
+
+async def _failed(client: PrefectClient, since: datetime) -> list[FlowRun]:
+    """Return the runs that have failed: of sessions, and started by themselves; a project's repeats its sessions."""
+    wanted = {"state": {"type": {"any_": ["FAILED", "CRASHED"]}}, "end_time": {"after_": since.isoformat()}}
+    runs = await _runs(client, wanted, {})
+    flows = {flow.id: flow.name for flow in await client.read_flows(limit=_PAGE)}
+    chosen = []
+    for run in runs:
+        name, crashed = flows.get(run.flow_id, ""), run.state_type is not None and run.state_type.value == "CRASHED"
+        alone = run.parent_task_run_id is None and (name != PROJECT_FLOW or crashed)
+        if _end(run) > since and (name == SESSION_FLOW or alone):
+            chosen.append(run)
+    return chosen
+
+
+async def _ended(client: PrefectClient, since: datetime, until: datetime) -> list[FlowRun]:
+    """Return the sessions' runs that ended between two moments."""
+    ended = {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}
+    times = {"end_time": {"after_": since.isoformat(), "before_": until.isoformat()}}
+    return await _runs(client, {**ended, **times}, {"name": {"any_": [SESSION_FLOW]}})
+
+
+async def _runs(client: PrefectClient, wanted: dict[str, Any], flows: dict[str, Any]) -> list[FlowRun]:
+    found: list[FlowRun] = []
+    while True:
+        page = await client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate(flows) if flows else None,
+            flow_run_filter=FlowRunFilter.model_validate(wanted),
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=_PAGE,
+            offset=len(found),
+        )
+        found += page
+        if len(page) < _PAGE:
+            return found[::-1]
+
+
+def _end(run: FlowRun) -> datetime:
+    assert run.end_time is not None  # noqa: S101 - it has ended
+    return run.end_time
+
+
+def _keep(path: Path, told: Told) -> None:
+    atomic_write(path, json.dumps(asdict(told), indent=1).encode())

@@ -1,0 +1,144 @@
+"""People are told of each new failure once, and of the night in the morning."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.morning import Failure, digest_due, failure_message, tell
+from tasks.mail import Mail
+from tests.prefect_server import PrefectServer, free_port
+from trackers.errors import BadInputError
+
+ZONE = timezone(timedelta(hours=-5))
+NIGHT = datetime(2026, 11, 25, 3, 0, tzinfo=ZONE)
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "due"),
+    [
+        (NIGHT, NIGHT + timedelta(hours=3), None),
+        (NIGHT, NIGHT + timedelta(hours=5), NIGHT.replace(hour=7)),
+        (NIGHT.replace(hour=7), NIGHT + timedelta(hours=5), None),
+        (NIGHT, NIGHT + timedelta(days=2), (NIGHT + timedelta(days=1)).replace(hour=7)),
+    ],
+)
+def test_a_digest_is_due_once_after_its_time_of_day(last: datetime, now: datetime, due: datetime | None) -> None:
+    assert digest_due(last, now, "07:00") == due
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    with pytest.raises(BadInputError, match="07:00"):
+        digest_due(NIGHT, NIGHT, "seven")
+
+
+def test_many_that_fail_for_one_reason_are_one_message() -> None:
+    failures = [Failure(f"P/305/{n}", "the server is away", f"/log/{n}", f"http://ui/{n}") for n in range(50)]
+    subject, body = failure_message(failures)
+    assert subject == "sessionflow: P/305/0 and 49 more failed"
+    assert body.startswith("the server is away\n")
+    assert "/log/0" in body
+    assert "http://ui/0" in body
+    assert body.endswith("… and 30 more.")
+
+
+class _Webhook(BaseHTTPRequestHandler):
+    heard: ClassVar[list[dict[str, Any]]] = []
+    refuse = False
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.refuse:
+            self.heard.append(json.loads(body))
+        self.send_response(500 if self.refuse else 200)
+        self.end_headers()
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+
+class _Mailbox:
+    def __init__(self) -> None:
+        self.mails: list[str] = []
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
+        self.mails.append(envelope.content.decode())
+        return "250 OK"
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def run(prefect: PrefectServer, session: str, state: str, message: str, flow: str = "process-session") -> str:
+    flow_id = prefect.post("flows/", {"name": flow})["id"]
+    parameters = {"project": "P", "animal": "305", "session": session}
+    body = {"flow_id": flow_id, "name": f"P/305/{session}", "parameters": parameters}
+    found = prefect.post("flow_runs/", {**body, "state": {"type": "RUNNING", "name": "Running"}})
+    prefect.post(f"flow_runs/{found['id']}/set_state", {"state": {"type": state, "message": message}, "force": True})
+    return str(found["id"])
+
+
+@pytest.mark.timeout(300)
+async def test_a_new_failure_is_told_once_by_webhook_and_mail_and_the_night_in_the_morning(
+    prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiosmtpd.controller import Controller
+
+    webhook = HTTPServer(("127.0.0.1", 0), _Webhook)
+    threading.Thread(target=webhook.serve_forever, daemon=True).start()
+    mailbox = _Mailbox()
+    smtp = Controller(mailbox, hostname="127.0.0.1", port=(port := free_port()))
+    smtp.start()
+    monkeypatch.setenv("SESSIONFLOW_NOTIFY", "custom-webhook/lab, mail/night")
+    told = tmp_path / "told.json"
+    try:
+        with temporary_settings({PREFECT_API_URL: prefect.api}):
+            url = f"http://127.0.0.1:{webhook.server_address[1]}/"
+            body = {"text": "{{subject}}", "more": "{{body}}"}
+            await CustomWebhookNotificationBlock(name="lab", url=url, json_data=body).save("lab")
+            to = {"sender": "flow@lab", "recipients": ["a@lab"]}
+            await Mail(host="127.0.0.1", port=port, security="none", **to).save("night")
+            now = datetime.now().astimezone()
+            before = (now - timedelta(hours=1)).isoformat()
+            told.write_text(json.dumps({"since": before, "digest": before, "failures": {}}))
+            assert await tell(told, now) == []
+            for name in ("one", "two"):
+                run(prefect, name, "FAILED", f"behavior of P/305/{name}: failed: the disk is full\nmore")
+            run(prefect, "good", "COMPLETED", "")
+            failed = run(prefect, "three", "FAILED", "checksum of P/305/three: it differs")
+            later = now + timedelta(minutes=1)
+            assert len(await tell(told, later)) == 2
+            assert await tell(told, later) == []
+            texts = [message["text"] for message in _Webhook.heard]
+            assert texts == ["sessionflow: P/305/one and 1 more failed", "sessionflow: P/305/three failed"]
+            assert len(mailbox.mails) == 2
+            assert failed in mailbox.mails[1].replace("=\r\n", "")
+            run(prefect, "one", "FAILED", "behavior of P/305/one: failed: the disk is full")
+            assert await tell(told, later) == [], "the same again is not new"
+            _Webhook.refuse = True
+            run(prefect, "four", "FAILED", "something else")
+            with pytest.raises(Exception, match="500"):
+                await tell(told, later)
+            _Webhook.refuse = False
+            assert await tell(told, later) == ["sessionflow: P/305/four failed"], "it was tried again"
+            (digest,) = await tell(told, now + timedelta(days=1, minutes=1))
+            assert "1 succeeded, 5 failed" in digest
+            assert await tell(told, now + timedelta(days=1, minutes=2)) == []
+            assert await tell(told, now + timedelta(days=3)) == [], "nothing happened"
+    finally:
+        smtp.stop()
+        webhook.shutdown()

@@ -1,0 +1,128 @@
+"""Whether a result would come out otherwise today: other settings, raw data, sources or libraries than then."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trackers.graph import PYTHON
+from trackers.known_settings import KNOWN
+from trackers.names import ProcessingPipelines
+from trackers.results import raw_data_checksum
+from trackers.site import Site
+from trackers.submission import Submission
+from trackers.targets import Target
+
+_JUDGED = (
+    ProcessingPipelines.BEHAVIOR,
+    ProcessingPipelines.SUITE2P,
+    ProcessingPipelines.VIDEO,
+    ProcessingPipelines.MULTIDAY,
+    ProcessingPipelines.FORGING,
+)
+_SOURCES = {  # of the pipelines that work on datasets: what they take from each session
+    ProcessingPipelines.MULTIDAY: (ProcessingPipelines.SUITE2P,),
+    ProcessingPipelines.FORGING: (
+        ProcessingPipelines.BEHAVIOR,
+        ProcessingPipelines.SUITE2P,
+        ProcessingPipelines.VIDEO,
+    ),
+}
+_NO_LIBRARY = ("python",)  # the server side's own, which makes no result
+
+
+def record_of(target: Target, pipeline: ProcessingPipelines) -> dict[str, Any] | None:
+    """Return the result record of a pipeline; None where there is none that can be read."""
+    try:
+        record = json.loads(target.result(pipeline).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def staleness(
+    target: Target, pipeline: ProcessingPipelines, submission: Submission | None, settings: Mapping[str, Any] | None
+) -> str:
+    """Say why a success would come out otherwise today: `because tau is 0.7 and was 1.0`; empty where it would not.
+
+    What one run was told to do otherwise than the files say is no reason: somebody wanted it so.
+
+    Args:
+        target: a session or dataset.
+        pipeline: that has succeeded there.
+        submission: the last one, whose jobs' environments are looked into; None: versions are not compared.
+        settings: what files say now, where it differs from the library; None: the pipeline has none, or they are wrong.
+    """
+    record = record_of(target, pipeline) if pipeline in _JUDGED else None
+    if record is None:
+        return ""
+    reasons = [
+        *(_settings(pipeline, record, settings) if settings is not None else ()),
+        *_inputs(target, record),
+        *_sources(target, pipeline, record),
+        *(_versions(target.site, submission, record) if submission is not None else ()),
+    ]
+    return f"because {'; '.join(reasons)}" if reasons else ""
+
+
+def _settings(pipeline: ProcessingPipelines, record: dict[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    made = record.get("settings") or {}
+    before, told = made.get("settings"), made.get("this_run") or {}
+    if not isinstance(before, dict):
+        return
+    for name in sorted({*before, *now} - set(told)):
+        default = KNOWN[pipeline][name].default if name in KNOWN[pipeline] else None
+        value, was = now.get(name, default), before.get(name, default)
+        if value != was:
+            yield f"{name} is {json.dumps(value)} and was {json.dumps(was)}"
+
+
+def _inputs(target: Target, record: dict[str, Any]) -> Iterator[str]:
+    before, now = (record.get("inputs") or {}).get("raw_data_checksum"), raw_data_checksum(target)
+    if before and now and before != now:
+        yield f"the checksum of the raw data is {now} and was {before}"
+
+
+def _sources(target: Target, pipeline: ProcessingPipelines, record: dict[str, Any]) -> Iterator[str]:
+    """Compare when a dataset's sources were made with when it was begun; both times are UTC in ISO 8601."""
+    for name in (record.get("settings") or {}).get("sessions") or ():
+        animal, _, session = str(name).partition("/")
+        for source in _SOURCES.get(pipeline, ()):
+            made = record_of(Target(target.site, target.project, animal, session), source)
+            if made and str(made.get("ended")) > str(record.get("opened")):
+                yield f"the result of {source.name.lower()} of {name} is newer"
+
+
+def _versions(site: Site, submission: Submission, record: dict[str, Any]) -> Iterator[str]:
+    there: dict[str, str] = {}
+    for name in {job.environment for job in submission.graph.jobs() if PYTHON in job.command}:
+        if not site.environment(name).activate:
+            python = site.interpreter(name)
+            there |= _distributions(Path(sys.prefix if python == sys.executable else Path(python).parent.parent))
+    for name, before in (record.get("versions") or {}).items():
+        now = there.get(_normal(name), before)
+        if name not in _NO_LIBRARY and now != before:
+            yield f"{name} is {now} and was {before}"
+
+
+def _distributions(prefix: Path) -> dict[str, str]:
+    """Return the version of each distribution in an environment, without starting it."""
+    found: dict[str, str] = {}
+    for folder in prefix.glob("lib/python*/site-packages"):
+        found |= _installed(folder, folder.stat().st_mtime_ns)
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _installed(folder: Path, _changed: int) -> dict[str, str]:
+    names = (path.name.removesuffix(".dist-info").rpartition("-") for path in folder.glob("*.dist-info"))
+    return {_normal(name): version for name, _, version in names}
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
