@@ -31,9 +31,14 @@ from trackers.targets import Target
 PROJECT, ANIMAL = "Project", "305"
 FIRST = datetime(2025, 8, 26, 18, 30, 15, 123456)
 KINDS = tuple(SessionTypes)
-ENVIRONMENTS = ("core", "behavior", "suite2p")
-_TRAINED = {ProcessingPipelines.CHECKSUM: 1, ProcessingPipelines.PREPARATION: 1, ProcessingPipelines.BEHAVIOR: 7}
-JOBS = {  # of every pipeline that a session of a type has; a recording has one plane
+ENVIRONMENTS = ("core", "behavior", "suite2p", "video")
+_TRAINED = {
+    ProcessingPipelines.CHECKSUM: 1,
+    ProcessingPipelines.PREPARATION: 1,
+    ProcessingPipelines.BEHAVIOR: 7,
+    ProcessingPipelines.VIDEO: 1,
+}
+JOBS = {  # of every pipeline that a session of a type has; a recording has one plane and one camera
     SessionTypes.LICK_TRAINING: _TRAINED,
     SessionTypes.RUN_TRAINING: _TRAINED,
     SessionTypes.MESOSCOPE_EXPERIMENT: {**_TRAINED, ProcessingPipelines.SUITE2P: 3},
@@ -56,6 +61,8 @@ class TrivialProject:
         self.names = [(FIRST + timedelta(days=n)).strftime("%Y-%m-%d-%H-%M-%S-%f") for n in range(self.sessions)]
         for name, kind in zip(self.names, self.kinds, strict=True):
             raw_data = make_session(self.root / "data", PROJECT, ANIMAL, name, kind.value) / "raw_data"
+            (raw_data / "camera_data").mkdir()
+            (raw_data / "camera_data" / "face_camera.mp4").write_bytes(b"\0\0\0\x08ftypisom")
             if kind is SessionTypes.MESOSCOPE_EXPERIMENT:
                 (raw_data / "mesoscope_data").mkdir()
                 (raw_data / "mesoscope_data" / "ops.json").write_text('{"fs": 10, "nplanes": 1}')
