@@ -31,6 +31,7 @@ DIGEST_VARIABLE = "SESSIONFLOW_DIGEST"  # HH:MM, local time
 DIGEST_TIME = "07:00"
 SESSION_FLOW, PROJECT_FLOW = "process-session", "process-project"
 REMEMBERED = timedelta(days=90)  # a failure that was told; one that comes back later is new
+LATE = timedelta(minutes=10)  # an end may be reported late, or by a clock that is slow
 LISTED = 20  # sessions in one message
 _PAGE = 200
 
@@ -94,12 +95,11 @@ async def tell(path: Path, now: datetime) -> list[str]:
     blocks = [await _block(name) for name in names]
     told, sent = Told.read(path, now), list[str]()
     async with get_client() as client:
-        failed = await _failed(client, datetime.fromisoformat(told.since))
+        failed = await _failed(client, datetime.fromisoformat(told.since) - LATE)
         new = {failure.key: failure for failure in map(failure_of, failed) if failure.key not in told.failures}
         for cause in dict.fromkeys(failure.cause for failure in new.values()):
             subject, body = failure_message([failure for failure in new.values() if failure.cause == cause])
-            for block in blocks:
-                await block.notify(body, subject)
+            await _send(blocks, subject, body)
             told.failures |= {key: now.isoformat() for key, failure in new.items() if failure.cause == cause}
             _keep(path, told)
             sent.append(subject)
@@ -107,8 +107,7 @@ async def tell(path: Path, now: datetime) -> list[str]:
         due = digest_due(datetime.fromisoformat(told.digest), now, os.environ.get(DIGEST_VARIABLE) or DIGEST_TIME)
         if due is not None:
             if message := digest_message(await _ended(client, datetime.fromisoformat(told.digest), due)):
-                for block in blocks:
-                    await block.notify(message[1], message[0])
+                await _send(blocks, *message)
                 sent.append(message[0])
             told.digest = due.isoformat()
     old = (now - REMEMBERED).isoformat()
@@ -169,6 +168,12 @@ def digest_message(runs: list[FlowRun]) -> tuple[str, str] | None:
     if len(bad) > LISTED:
         lines += ["", f"… and {len(bad) - LISTED} more."]
     return f"sessionflow: {', '.join(counts)}", "\n".join(lines)
+
+
+async def _send(blocks: list[NotificationBlock], subject: str, body: str) -> None:
+    for block in blocks:
+        with block.raise_on_failure():  # else Slack's and Teams' say nothing of a message that was not taken
+            await block.notify(body, subject)
 
 
 async def _block(name: str) -> NotificationBlock:
