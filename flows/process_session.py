@@ -191,7 +191,8 @@ def _untimely(
     if facts["archived"]:
         return "the session is archived: reprocess brings it back"
     ready = {**facts, "prepared": True, "pipelines": {**facts["pipelines"], which.name: {"status": "succeeded"}}}
-    later = [p for p in chosen if p in NEEDS_PREPARATION]
+    # a page alone is not worth a copy of the recording: it shows results that are there
+    later = [p for p in chosen if p in NEEDS_PREPARATION and p is not ProcessingPipelines.REPORT]
     waiting = [p for p in later if not done(p, facts) and not obstacle(p, ready)]
     return "" if waiting else "no later pipeline needs it"
 

@@ -216,6 +216,18 @@ def test_what_is_missing_is_said_and_not_judged(tmp_path: Path) -> None:
     assert "Not checked: moved out of plane" in html
 
 
+def test_what_a_person_overruled_stands_on_the_page(tmp_path: Path) -> None:
+    paths = plant_good(tmp_path)
+    no_cell(paths)
+    word = {"no_cells": {"verdict": "pass", "reason": "the window was closed", "by": "ann"}}
+    (paths.tracking_data / "verdicts.json").write_text(json.dumps(word))
+    html, checks = report(paths)
+    assert checks["no_cells"]["verdict"] == "fail"
+    assert "pass (overruled)" in html
+    assert "Pass, says ann: the window was closed." in html
+    assert "Fails" not in html
+
+
 class _Links(HTMLParser):
     """Collects what a page would load, and its ids."""
 

@@ -54,6 +54,8 @@ def test_a_session_of_which_there_is_nothing_to_show_has_no_report() -> None:
     assert not obstacle(P.REPORT, facts(SUITE2P=EARLY))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_page_is_made_by_a_flow_and_shows_what_a_person_overruled(tmp_path: Path, prefect: PrefectServer) -> None:
     paths = plant_good(tmp_path)
     SessionLock(paths.lock).release(MANAGER)
