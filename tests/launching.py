@@ -82,6 +82,18 @@ class Lab(PrefectServer):
         return [run for run in runs if run["parameters"].get("session") == session]
 
 
+@contextlib.contextmanager
+def running_lab(home: Path) -> Iterator[Lab]:
+    """Start a server that has the deployment process-session, until the block ends."""
+    server = Lab(home)
+    server.start()
+    try:
+        server.deployment("process-session")
+        yield server
+    finally:
+        server.stop()
+
+
 def a_session() -> str:
     """Return the name of a session that no other test has."""
     return f"2025-08-26-18-30-15-{next(_numbers):06}"

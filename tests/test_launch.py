@@ -19,7 +19,7 @@ import pytest
 from flows.launch import CHECKSUM_LABEL, Outcome, Spool, flush, latest, launch, outcome
 from jobs.checksum import directory_checksum
 from tests.conftest import make_session
-from tests.launching import LOGIN, Lab, a_session, listening, passing_on
+from tests.launching import LOGIN, Lab, a_session, listening, passing_on, running_lab
 from tests.prefect_server import REPOSITORY, free_port
 
 AWAY = f"http://127.0.0.1:{free_port()}/api"
@@ -27,11 +27,8 @@ AWAY = f"http://127.0.0.1:{free_port()}/api"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    server = Lab(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    server.deployment("process-session")
-    yield server
-    server.stop()
+    with running_lab(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows import launch
-from tests.launching import LOGIN, SESSION, Lab
+from tests.launching import LOGIN, SESSION, Lab, running_lab
 from tests.prefect_server import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "launching.md").read_text()
@@ -22,11 +22,8 @@ PAGE = (REPOSITORY / "docs" / "launching.md").read_text()
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    server = Lab(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    server.deployment("process-session")
-    yield server
-    server.stop()
+    with running_lab(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 @pytest.fixture

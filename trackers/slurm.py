@@ -37,9 +37,7 @@ NEARLY_ALL = 0.95  # of the memory that was asked for: a job that was killed wit
 class SlurmScheduler:
     """Gives jobs to Slurm and reads what became of them; everything it knows is on disk or in Slurm's answers."""
 
-    shortest_gap_seconds = (
-        0.25  # two requests each: with a shorter one, trivial jobs cost the controller more than sbatch
-    )
+    shortest_gap_seconds = 0.25  # two requests each: with a shorter one, trivial jobs cost more of them than sbatch
 
     def __init__(self, site: Site) -> None:
         self._site = site
