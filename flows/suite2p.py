@@ -67,14 +67,16 @@ async def suite2p(
         chosen = _chosen(run.facts["planes"], planes, plane)
         words = ("--settings", json.dumps(run.settings["settings"], sort_keys=True))
 
-        def job(name: str, resources: Resources, stage: str, *more: str) -> Job:
-            return Job(name, run.program("suite2p", "--stage", stage, *words, *more), resources, environment="suite2p")
+        def program(stage: str, *more: str) -> tuple[str, ...]:
+            return run.program("suite2p", "--stage", stage, *words, *more)
 
-        binarize = Stage("binarize", (job("binarize", BINARIZE, "binarize"),))
+        binarize = Job("binarize", program("binarize"), BINARIZE, environment="suite2p")
+        each = [Job(f"plane-{n}", program("plane", "--plane", str(n)), PLANE, environment="suite2p") for n in chosen]
+        combine = Job("combine", program("combine"), COMBINE, environment="suite2p")
         return await run(
-            *([binarize] if plane is None else []),
-            Stage("planes", tuple(job(f"plane-{n}", PLANE, "plane", "--plane", str(n)) for n in chosen)),
-            Stage("combine", (job("combine", COMBINE, "combine"),)),
+            *([Stage("binarize", (binarize,))] if plane is None else []),
+            Stage("planes", tuple(each)),
+            Stage("combine", (combine,)),
         )
 
 

@@ -80,6 +80,9 @@ def status_table(project: str, rows: list[dict[str, Any]], *, notes: bool) -> st
 def settings_table(pipeline: str, rows: list[tuple[str, str, str]]) -> str:
     """Return a pipeline's settings: name, value, and where it comes from."""
     table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold", no_wrap=not _terminal())  # a path, whole, for whoever reads it from a file
     for name, value, source in rows:
         table.add_row(f"  {name}", value, Text(source, style="dim" if source == DEFAULT else "cyan"))
     return render(Group(Text(pipeline, style="bold"), table))

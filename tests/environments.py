@@ -17,6 +17,7 @@ def environment(name: str) -> Path:
     if not python.exists():
         pytest.skip(
             f"no environment {name}: run `python3 -m venv ENVS/{name} && ENVS/{name}/bin/pip install -r "
-            f"tasks/environments/{name}.txt`, and set {VARIABLE}=ENVS, as an absolute path"
+            f"tasks/environments/{name}.txt && ENVS/{name}/bin/pip install --no-deps -e .`, and set {VARIABLE}=ENVS, "
+            "as an absolute path"
         )
     return python

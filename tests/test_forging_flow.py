@@ -94,11 +94,11 @@ def test_all_sessions_whose_pipelines_are_done_are_forged_once(forge: Forge) -> 
 
 def test_what_must_be_done_before_is_said_of_every_session(forge: Forge) -> None:
     forge.experiment.tracker(P.SUITE2P).unlink()
-    forge.training.tracker(P.VIDEO).unlink()
+    forge.training.tracker(P.BEHAVIOR).unlink()
     code, said = forge("--sessions", f"305/{SESSION}", f"305/{SECOND}")
     assert code == 2
     assert "run suite2p first" in said
-    assert "run video first" in said
+    assert "run behavior first" in said
     assert not (forge.dataset / "index.feather").exists()
 
 

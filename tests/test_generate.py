@@ -108,7 +108,8 @@ def test_term_leaves_nothing_half_generated_and_says_so(tmp_path: Path) -> None:
         time.sleep(0.005)
     program.send_signal(signal.SIGTERM)
     _, errors = program.communicate(timeout=20)
-    assert (program.returncode, errors.strip().splitlines()[-1]) == (143, "ended on request (SIGTERM)")
+    assert program.returncode == 143
+    assert "ended on request (SIGTERM)" in errors.splitlines()  # Python itself may tell of its helpers after that
     assert [path.name for path in tmp_path.iterdir()] == [".demo.generating.lock"]
 
 
