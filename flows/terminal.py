@@ -35,15 +35,16 @@ _STYLES = {
     "cancelled": "yellow",
 }
 WIDEST = 200
+ENDLESS = 10_000  # columns: one line each, for what a program reads
 _WIDTHS = (11, 9, 8)  # of pipeline, status and duration: the same for every session
 _FINDING_WIDTH, _STEP_WIDTH = 7, 20
 NARROWEST_TABLE = 140  # columns; a status table narrower than this would cut its words to dots
 
 
-def render(what: Any) -> str:
-    """Return a table or text as it looks in this terminal; plain text where the output is none."""
+def render(what: Any, width: int = 0) -> str:
+    """Return a table or text as it looks in this terminal, or in one so wide; plain text where the output is none."""
     file = io.StringIO()
-    Console(file=file, width=_width(), force_terminal=_terminal()).print(what)
+    Console(file=file, width=width or _width(), force_terminal=_terminal()).print(what)
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").split("\n"))
 
 
@@ -81,11 +82,11 @@ def settings_table(pipeline: str, rows: list[tuple[str, str, str]]) -> str:
     """Return a pipeline's settings: name, value, and where it comes from."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold", no_wrap=not _terminal())  # a path, whole, for whoever reads it from a file
+    for _ in ("value", "source"):
+        table.add_column(overflow="fold")
     for name, value, source in rows:
         table.add_row(f"  {name}", value, Text(source, style="dim" if source == DEFAULT else "cyan"))
-    return render(Group(Text(pipeline, style="bold"), table))
+    return render(Group(Text(pipeline, style="bold"), table), _width() if _terminal() else ENDLESS)
 
 
 def dataset_line(facts: dict[str, Any]) -> str:
