@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,9 @@ def side(tmp_path: Path) -> Side:
     make_session(tmp_path / "storage")
     (tmp_path / "working").mkdir()
     return Side(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_test_silences_the_next() -> Iterator[None]:
+    yield
+    os.environ.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)  # the command sets it for its own process
