@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
-import os
-import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +12,8 @@ from typing import Any
 import xxhash
 
 from jobs.program import Output, Progress, check_owner, run, session_parser, session_paths, write_report
-from trackers.errors import BadInputError, SessionDataError
+from jobs.suite2p_settings import own_caches, settings_of
+from trackers.errors import SessionDataError
 from trackers.files import make_directory
 from trackers.layout import SessionPaths
 from trackers.mesoscope import Mesoscope, read_mesoscope
@@ -80,7 +78,6 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
         SessionDataError: the plane was not binarized.
     """
     import numpy as np
-    from suite2p.run_s2p import run_plane
 
     folder = output / f"plane{number}"
     if not (folder / "db.npy").exists():
@@ -100,6 +97,18 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
     earlier = [*DETECTED, *([] if registered else ["reg_outputs"])]
     for name in earlier:
         (folder / f"{name}.npy").unlink(missing_ok=True)
+    look_for_cells(folder, db, settings)
+    (folder / "data_raw.bin").unlink(missing_ok=True)
+    stat = folder / "stat.npy"
+    cells = len(np.load(stat, allow_pickle=True)) if stat.exists() else 0
+    return notes if cells else [*notes, f"plane {number}: no cells were found"]
+
+
+def look_for_cells(folder: Path, db: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Have suite2p process the plane in a folder; where it was registered before, from its cells on."""
+    import numpy as np
+    from suite2p.run_s2p import run_plane
+
     np.save(folder / "settings.npy", settings)  # type: ignore[arg-type]
     try:
         run_plane(db=db, settings=settings, db_path=str(folder / "db.npy"))
@@ -107,10 +116,6 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
         if "no ROIs were found" not in str(error):
             raise
         _without_cells(folder, db)
-    (folder / "data_raw.bin").unlink(missing_ok=True)
-    stat = folder / "stat.npy"
-    cells = len(np.load(stat, allow_pickle=True)) if stat.exists() else 0
-    return notes if cells else [*notes, f"plane {number}: no cells were found"]
 
 
 def _without_cells(folder: Path, db: dict[str, Any]) -> None:
@@ -200,29 +205,6 @@ def _frames(tiff: Path) -> tuple[int, tuple[int, ...]]:
     return count, shape
 
 
-def settings_of(changes: dict[str, Any], form: Mesoscope) -> dict[str, Any]:
-    """Return suite2p's settings with `changes`, by dotted name.
-
-    Raises:
-        BadInputError: suite2p has no such setting.
-    """
-    import torch
-    from suite2p import default_settings
-
-    settings: dict[str, Any] = default_settings()
-    settings["fs"] = form.fs
-    settings["torch_device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    for name, value in changes.items():
-        *groups, key = name.split(".")
-        group: Any = settings
-        for each in groups:
-            group = group.get(each) if isinstance(group, dict) else None
-        if not isinstance(group, dict) or key not in group or isinstance(group[key], dict):
-            raise BadInputError(f"suite2p has no setting {name}. Nothing was done.")
-        group[key] = value
-    return settings
-
-
 def _outputs(folder: Path) -> list[Output]:
     """Describe the files of a folder for the result record, where they will be; binaries are no results."""
     place = f"processed_data/mesoscope_data/{folder.name}"
@@ -238,7 +220,7 @@ def _speak_of(place: Path, made_in: Path) -> None:
     for path in (p for name in ("db.npy", "ops.npy") for p in made_in.rglob(name)):
         found = np.load(path, allow_pickle=True).item()
         told = {k: v.replace(str(made_in), str(place), 1) if isinstance(v, str) else v for k, v in found.items()}
-        np.save(path, told)
+        np.save(path, told)  # type: ignore[arg-type]
 
 
 def _hash(path: Path) -> str:
@@ -262,11 +244,8 @@ def main() -> None:
     check_owner(paths, arguments.manager_id)
     publication = of_session(paths.processed_data, ProcessingPipelines.SUITE2P)
     output = publication.directory / arguments.into
-    caches = tempfile.mkdtemp(prefix="suite2p_")  # the home folder may be read-only
-    os.environ.update(HOME=caches, NUMBA_CACHE_DIR=caches, MPLCONFIGDIR=caches)
-    try:
+    with own_caches():
         form = read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json")
-        importlib.import_module("jobs.torchvision_operators")  # before anything of suite2p
         settings = settings_of(json.loads(arguments.settings), form)
         outputs: list[Output] = []
         publication.finish()
@@ -285,8 +264,6 @@ def main() -> None:
         check_owner(paths, arguments.manager_id)
         print("\n".join(notes))
         write_report(outputs, {name: metadata.version(name) for name in VERSIONS}, notes)
-    finally:
-        shutil.rmtree(caches, ignore_errors=True)
 
 
 if __name__ == "__main__":

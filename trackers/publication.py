@@ -20,6 +20,7 @@ from trackers.submission import Submission
 from trackers.targets import Target
 
 NEXT, PREVIOUS = "next", "previous"
+TRIES = "tries"  # beside suite2p's planes: a folder for each try of other settings, with planes of its own
 PUBLISH = "publish"  # the job that puts a result in place, the last one of its submission
 _PUBLISHING, _LEAVING, _LEFT = ".publishing", ".leaving", ".left"
 _OF_SESSIONS = {  # the folder below processed_data, and what of it is the pipeline's result
