@@ -99,6 +99,6 @@ async def test_what_a_try_cannot_change_is_refused_before_anything_runs(
 
 async def test_without_a_result_nothing_can_be_tried(recording: Recording) -> None:
     server = ComputeServer(storage_root=str(recording.root))
-    with pytest.raises(NotEligibleError, match="nothing to show yet"):
+    with pytest.raises(NotEligibleError, match="has anything to show yet"):
         await try_suite2p("Project", "305", SESSION, CHANGES, server=server)
     assert not usable(ProcessingPipelines.SUITE2P, {"pipelines": {"SUITE2P": {"status": "failed"}}})
