@@ -134,12 +134,15 @@ class Run:
 
     def _report(self, view: dict[str, Any], seconds: float) -> PipelineReport:
         failed = [job for job in view["jobs"] if job["state"] != "COMPLETED"]
+        unpublished = any(job["name"] == PUBLISH and never_started(job) for job in failed)
+        reasons = [why(job) for job in [j for j in failed if not never_started(j)] or failed]
+        reasons += ["a result that was there before is in place as it was"] if unpublished else []
         return PipelineReport(
             self.pipeline,
             view["target"],
             _STATUS[view["status"]],
             ran=True,
-            reason="; ".join(why(job) for job in [j for j in failed if not never_started(j)] or failed),
+            reason="; ".join(reasons),
             seconds=seconds,
             jobs=tuple(
                 JobReport(

@@ -176,6 +176,7 @@ async def test_a_reprocessing_that_failed_leaves_the_result_and_goes_on_with_the
     wish = {"settings": {**RIGID, "detection.threshold_scaling": 2.0}}
     failed = await recording.run(broken, **wish)
     assert not failed.succeeded
+    assert failed.reason.endswith("a result that was there before is in place as it was")
     assert_equal(planes_of(recording.results, 2), once)
     assert record.read_bytes() == recorded
     before = (recording.results / "next" / "plane0" / "F.npy").stat().st_mtime_ns
