@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _add_quality(commands)
     _add_where(commands)
     _add_arrival(commands)
-    add_result_commands(functools.partial(_command, commands), _add_roots, SESSION_HELP)
+    add_result_commands(functools.partial(_command, commands), _add_roots, SESSION_HELP, TARGET_HELP)
     add_up_commands(functools.partial(_command, commands))
     return top
 

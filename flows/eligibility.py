@@ -63,16 +63,14 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say what a pipeline lacks of the recording or of other pipelines' results."""
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
-    if pipeline is ProcessingPipelines.REPORT and not any(status(p, facts) == "succeeded" for p in _SHOWN):
+    if pipeline is ProcessingPipelines.REPORT and not any(usable(p, facts) for p in _SHOWN):
         return "neither suite2p nor video has anything to show yet"
     if pipeline is ProcessingPipelines.VIDEO:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
     filmed = facts.get("cameras", True)
     missing = [
-        p.name.lower()
-        for p in needed
-        if status(p, facts) != "succeeded" and (filmed or p is not ProcessingPipelines.VIDEO)
+        p.name.lower() for p in needed if not usable(p, facts) and (filmed or p is not ProcessingPipelines.VIDEO)
     ]
     return f"run {', '.join(missing)} first" if missing else ""
 
@@ -80,14 +78,19 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
 def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say since when a pipeline need not run any more; empty where it must."""
     if status(pipeline, facts) != "succeeded":
-        return ""
+        kept = str(facts["pipelines"][pipeline.name].get("kept") or "")
+        return f"{_done_on(kept)}; a run with settings of its own has failed since" if kept else ""
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
     if pipeline is ProcessingPipelines.REPORT and any(_ended(p, facts) > ended for p in _PROCESSING):
         return ""
-    said = f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
+    said = _done_on(ended)
     return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
+
+
+def _done_on(ended: str) -> str:
+    return f"done already{', on ' + ended[:16].replace('T', ' ') + ' UTC' if ended else ''}"
 
 
 def stale(pipeline: ProcessingPipelines, facts: Facts) -> str:
@@ -120,6 +123,11 @@ def prepared(facts: Facts) -> bool:
 def status(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Return what a pipeline's tracker says: running, succeeded, failed, corrupt, or nothing."""
     return str(facts["pipelines"][pipeline.name]["status"])
+
+
+def usable(pipeline: ProcessingPipelines, facts: Facts) -> bool:
+    """Whether a whole result is in place: of the last run, or one that the last run was to replace and did not."""
+    return bool(facts["pipelines"][pipeline.name].get("usable", status(pipeline, facts) == "succeeded"))
 
 
 def settings_problem(pipeline: ProcessingPipelines, facts: Facts) -> str:

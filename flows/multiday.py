@@ -57,6 +57,5 @@ async def multiday(
             for name in names
         ]
         discover = Job("discover", command, resources, environment="suite2p")
-        program = run.program("multiday_publication", "--sessions", *names)
-        publish = Job("publish", program, Resources(memory_gb=1, minutes=20))
-        return await run(Stage("discover", (discover,)), Stage("extract", tuple(extract)), Stage("publish", (publish,)))
+        published = run.publication("--sessions", *names)
+        return await run(Stage("discover", (discover,)), Stage("extract", tuple(extract)), published)

@@ -58,7 +58,7 @@ SETTINGS: dict[ProcessingPipelines, dict[str, Any]] = {
 }
 """The options with which a session's run starts its pipelines; settings from files come on top."""
 
-CURATED = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P)
+CURATED = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
 """Whose results people may edit."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.pipeline import pipeline, pipeline_flow
+from flows.pipeline import Run, pipeline, pipeline_flow
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport
 from trackers.graph import Job, Resources, Stage
@@ -46,5 +46,10 @@ async def report(
     ) as run:
         if run.skipped is not None:
             return run.skipped
-        across = ("--datasets", run.facts["own_datasets"], "--dataset", dataset) if dataset else ()
-        return await run(Stage("page", (Job("page", run.program("report", *across), PAGE, environment="report"),)))
+        return await run(page(run, dataset))
+
+
+def page(run: Run, dataset: str = "") -> Stage:
+    """Return the stage that makes a session's page, with the cells across days of a dataset where one is named."""
+    across = ("--datasets", run.facts["own_datasets"], "--dataset", dataset) if dataset else ()
+    return Stage("page", (Job("page", run.program("report", *across), PAGE, environment="report"),))

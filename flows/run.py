@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from prefect.settings import PREFECT_API_URL
 
-from flows.eligibility import Facts
+from flows.eligibility import Facts, usable
 from flows.pipeline_flow import manifest_later, this_flow_run
 from tasks.artifacts import board
 from tasks.compute_server import ComputeServer
@@ -20,9 +21,10 @@ from tasks.outcome import carried_out, result_of, to_the_end
 from tasks.pages import jobs_page, jobs_progress, never_started
 from tasks.reports import JobReport, PipelineReport
 from tasks.words import why
-from trackers.graph import MANAGER_ID, PYTHON, Graph, Stage
+from trackers.graph import MANAGER_ID, PYTHON, Graph, Job, Resources, Stage
 from trackers.names import ProcessingPipelines, ProcessingStatus
 from trackers.processes import ProcessIdentity
+from trackers.publication import PUBLISH
 
 _STATUS = {
     "succeeded": ProcessingStatus.SUCCEEDED,
@@ -61,6 +63,20 @@ class Run:
         if "datasets" in self.facts:
             roots += ["--datasets", self.facts["datasets"]]
         return (PYTHON, "-P", "-m", f"jobs.{name}", *roots, *named, "--manager-id", MANAGER_ID, *arguments)
+
+    @property
+    def beside(self) -> bool:
+        """Whether the result is to be made beside one that is there, until it is whole.
+
+        A lab's own programs know of no other place than the result's.
+        """
+        own = any(fnmatchcase(self.pipeline.name.lower(), name.partition("/")[0]) for name in self.server.commands)
+        return "session" in self.target and usable(self.pipeline, self.facts) and not own
+
+    def publication(self, *arguments: str) -> Stage:
+        """Return the stage that puts a result in place which was made beside."""
+        program = self.program("publication", *arguments)
+        return Stage(PUBLISH, (Job(PUBLISH, program, Resources(memory_gb=1, minutes=20)),))
 
     async def __call__(self, *stages: Stage) -> PipelineReport:
         """Hand all stages over at once, follow every job to its end, and report.
@@ -118,12 +134,15 @@ class Run:
 
     def _report(self, view: dict[str, Any], seconds: float) -> PipelineReport:
         failed = [job for job in view["jobs"] if job["state"] != "COMPLETED"]
+        unpublished = any(job["name"] == PUBLISH and never_started(job) for job in failed)
+        reasons = [why(job) for job in [j for j in failed if not never_started(j)] or failed]
+        reasons += ["a result that was there before is in place as it was"] if unpublished else []
         return PipelineReport(
             self.pipeline,
             view["target"],
             _STATUS[view["status"]],
             ran=True,
-            reason="; ".join(why(job) for job in [j for j in failed if not never_started(j)] or failed),
+            reason="; ".join(reasons),
             seconds=seconds,
             jobs=tuple(
                 JobReport(

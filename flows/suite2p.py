@@ -11,6 +11,7 @@ from tasks.reports import PipelineReport
 from trackers.errors import BadInputError
 from trackers.graph import Job, Resources, Stage
 from trackers.names import ProcessingPipelines
+from trackers.publication import NEXT
 from trackers.settings import checked_overrides
 from trackers.suite2p_settings import SUITE2P
 
@@ -35,7 +36,8 @@ async def suite2p(
 ) -> PipelineReport:
     """Find cells and extract their activity: the tiffs into binaries, every plane in parallel, all planes combined.
 
-    A run that failed is continued: only the planes that failed, and what comes after them, run again.
+    A run that failed is continued: only the planes that failed, and what comes after them, run again. Where there is a
+    result, the new one is made beside it and takes its place once it is whole; the one before is kept.
 
     Args:
         project: The project's name.
@@ -65,7 +67,9 @@ async def suite2p(
         if run.skipped is not None:
             return run.skipped
         chosen = _chosen(run.facts["planes"], planes, plane)
+        beside = run.beside and plane is None
         words = ("--settings", json.dumps(run.settings["settings"], sort_keys=True))
+        words = (*(("--into", NEXT) if beside else ()), *words)
 
         def program(stage: str, *more: str) -> tuple[str, ...]:
             return run.program("suite2p", "--stage", stage, *words, *more)
@@ -77,6 +81,7 @@ async def suite2p(
             *([Stage("binarize", (binarize,))] if plane is None else []),
             Stage("planes", tuple(each)),
             Stage("combine", (combine,)),
+            *([run.publication("--pipeline", run.pipeline.name)] if beside else []),
         )
 
 

@@ -261,10 +261,15 @@ def places_lines(places: list[dict[str, Any]]) -> str:
 def _size(place: dict[str, Any]) -> str:
     if place["state"] != "exists":
         return ""
-    size, unit = float(place["bytes"]), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
     files = f"{place['files']:,} file{'' if place['files'] == 1 else 's'}"
-    return f"{'' if place['counted'] else 'at least '}{size:.4g} {unit}, {files}"
+    return f"{'' if place['counted'] else 'at least '}{size(place['bytes'])}, {files}"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people: `1.5 GB`."""
+    unit = "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if count < 1000:
+            break
+        count, unit = count / 1000, larger
+    return f"{count:.4g} {unit}"

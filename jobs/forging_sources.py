@@ -173,7 +173,7 @@ def collect(paths: SessionPaths) -> Sources:
             missing.append(f"{name} {'is not there' if table is None else 'has no rows'}")
         else:
             tables[name] = table
-    planes = tuple(_planes(results / IMAGING)) if experiment else ()
+    planes = tuple(planes_in(results / IMAGING)) if experiment else ()
     if experiment and not planes:
         missing.append(f"{IMAGING}: suite2p's output is not there")
     cameras = tuple(_cameras(results / "camera_data", missing))
@@ -218,7 +218,12 @@ def _timed(path: Path, missing: list[str]) -> pl.DataFrame | None:
     return table.filter(pl.col("time_us").is_not_null()).with_columns(pl.col("time_us").cast(pl.Int64))
 
 
-def _planes(folder: Path) -> Iterator[Plane]:
+def planes_in(folder: Path) -> Iterator[Plane]:
+    """Read the planes of suite2p's output that lie in a folder, in order.
+
+    Raises:
+        SessionDataError: one is not as suite2p leaves it.
+    """
     folders = [path for path in folder.glob("plane*") if path.name.removeprefix("plane").isdecimal()]
     for path in sorted(folders, key=lambda found: int(found.name.removeprefix("plane"))):
         try:

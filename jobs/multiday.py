@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 
 from jobs.multiday_planes import Plane, consensus, entry, in_day, plane_folders, read_plane, saved, written
-from jobs.multiday_publication import fresh
 from jobs.multiday_registration import Registration, register
 from jobs.multiday_tracking import Found, moved, track
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
 from trackers.errors import SessionDataError
 from trackers.layout import SessionPaths
+from trackers.publication import of_animal
 
 Row = dict[str, Any]
 SCHEMA = {
@@ -165,7 +165,7 @@ def main() -> None:
     arguments = dataset_parser("Discovers the cells that are found on several days.", animal=True).parse_args()
     dataset, sessions = dataset_paths(arguments)
     check_dataset_owner(dataset, sessions, arguments.manager_id)
-    folder = fresh(dataset.directory)
+    folder = of_animal(dataset.directory).fresh()
     outputs = discover(folder, sessions, Progress(1, "planes"))
     table = pl.read_ipc(folder / "cells.feather")
     notes = [f"{status}: {count}" for status, count in sorted(table["status"].value_counts().rows())]

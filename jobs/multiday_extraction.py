@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.multiday_planes import entry, plane_folders, read_plane, saved
-from jobs.multiday_publication import NEXT
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
 from trackers.errors import BadInputError
 from trackers.layout import SessionPaths
+from trackers.publication import of_animal
 
 Array = NDArray[np.float32]
 
@@ -98,7 +98,7 @@ def main() -> None:
     if len(sessions) != 1:
         raise BadInputError(f"One session is extracted at a time, and these are {len(sessions)}. Nothing was done.")
     check_dataset_owner(dataset, sessions, arguments.manager_id)
-    outputs = extract(dataset.directory / NEXT, sessions[0], Progress(1, "planes"))
+    outputs = extract(of_animal(dataset.directory).next, sessions[0], Progress(1, "planes"))
     check_dataset_owner(dataset, sessions, arguments.manager_id)
     write_report(outputs, {name: metadata.version(name) for name in ("suite2p", "torch", "numpy")})
 

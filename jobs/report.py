@@ -35,10 +35,13 @@ def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
         SessionDataError: a source is there and cannot be read; nothing was written.
     """
     from jobs.report_figures import figures  # matplotlib wants a folder for its caches first
+    from jobs.report_tries import tries
 
     sources = collect(paths)
     found = checks(sources, movies(paths, sources.planes))
-    html = page(sources, found, overrulings(paths), figures(sources, _cells(across, paths.session)))
+    shown = figures(sources, _cells(across, paths.session))
+    tried = tries(results_directory(paths), sources.planes)
+    html = page(sources, found, overrulings(paths), [*shown, *tried])
     folder = results_directory(paths) / "report"
     make_directory(folder)
     written = {"checks": [asdict(check) for check in found], "missing": list(sources.missing)}

@@ -15,7 +15,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 from jobs import forging_behavior as behavior
-from jobs.forging_sources import Array, Sources
+from jobs.forging_sources import Array, Plane, Sources
 
 INK = "#010203"  # becomes the page's colour of text, whichever that is
 ACCENT, SECOND, GOOD = "#2f7ed8", "#e0663b", "#2a9d6f"
@@ -55,6 +55,13 @@ def figures(sources: Sources, across: pl.DataFrame | None) -> Iterator[tuple[str
             yield title, _svg(figure, title), caption
 
 
+def drawn(title: str, draw: Callable[[], Any]) -> str:
+    """Return the SVG of a figure in the page's style."""
+    with mpl.rc_context(STYLE):
+        figure = draw()
+    return _svg(figure, title)
+
+
 def _svg(figure: Any, title: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
@@ -77,16 +84,22 @@ def _outlines(sources: Sources, _across: Any) -> Any:
     for axis in axes.ravel():
         axis.set_axis_off()
     for axis, plane in zip(axes.ravel(), planes, strict=False):
-        image = np.asarray(plane.mean_image)
-        low, high = np.percentile(image, (1, 99.7))
-        axis.imshow(image, vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
-        for number in np.flatnonzero(plane.accepted):
-            mask = np.zeros(image.shape)
-            stat = plane.stat[number]
-            mask[np.clip(stat["ypix"], 0, image.shape[0] - 1), np.clip(stat["xpix"], 0, image.shape[1] - 1)] = 1
-            axis.contour(mask, [0.5], colors=[_colour(number)], linewidths=0.9)
-        axis.set_title(f"plane {plane.number}: {int(plane.accepted.sum())} cells of {len(plane.stat)} ROIs")
+        outlines(axis, plane, f"plane {plane.number}")
     return figure, "Mean of the registered movie, with the outlines of the ROIs that are accepted as cells."
+
+
+def outlines(axis: Any, plane: Plane, title: str) -> None:
+    """Draw a plane's mean image with the outlines of its cells; their number goes after the title."""
+    axis.set_axis_off()
+    image = np.asarray(plane.mean_image)
+    low, high = np.percentile(image, (1, 99.7))
+    axis.imshow(image, vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+    for number in np.flatnonzero(plane.accepted):
+        mask = np.zeros(image.shape)
+        stat = plane.stat[number]
+        mask[np.clip(stat["ypix"], 0, image.shape[0] - 1), np.clip(stat["xpix"], 0, image.shape[1] - 1)] = 1
+        axis.contour(mask, [0.5], colors=[_colour(number)], linewidths=0.9)
+    axis.set_title(f"{title}: {int(plane.accepted.sum())} cells of {len(plane.stat)} ROIs")
 
 
 def _colour(number: Any) -> Any:

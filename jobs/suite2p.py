@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
-import os
-import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +12,13 @@ from typing import Any
 import xxhash
 
 from jobs.program import Output, Progress, check_owner, run, session_parser, session_paths, write_report
-from trackers.errors import BadInputError, SessionDataError
+from jobs.suite2p_settings import own_caches, settings_of
+from trackers.errors import SessionDataError
 from trackers.files import make_directory
 from trackers.layout import SessionPaths
 from trackers.mesoscope import Mesoscope, read_mesoscope
+from trackers.names import ProcessingPipelines
+from trackers.publication import NEXT, of_session
 from trackers.session import load_session
 
 VERSIONS = ("suite2p", "torch", "numpy", "tifffile")
@@ -78,12 +78,17 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
         SessionDataError: the plane was not binarized.
     """
     import numpy as np
-    from suite2p.run_s2p import run_plane
 
     folder = output / f"plane{number}"
     if not (folder / "db.npy").exists():
         raise SessionDataError(f"{folder}/db.npy is missing. Nothing was done. Run suite2p anew: --reprocess.")
     db = np.load(folder / "db.npy", allow_pickle=True).item()
+    # wherever it was binarized: another run's binaries may be there by now
+    here = {"save_path": str(folder), "fast_disk": str(folder), "save_path0": str(output.parent)}
+    here |= {"reg_file": f"{folder}/data.bin", "raw_file": f"{folder}/data_raw.bin"}
+    if here.items() - {name: str(db.get(name)) for name in here}.items():
+        db |= here
+        np.save(folder / "db.npy", db)
     registered = not (folder / "data_raw.bin").exists()
     notes = (
         [f"plane {number}: it was registered before, and only its cells were looked for again"] if registered else []
@@ -92,6 +97,18 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
     earlier = [*DETECTED, *([] if registered else ["reg_outputs"])]
     for name in earlier:
         (folder / f"{name}.npy").unlink(missing_ok=True)
+    look_for_cells(folder, db, settings)
+    (folder / "data_raw.bin").unlink(missing_ok=True)
+    stat = folder / "stat.npy"
+    cells = len(np.load(stat, allow_pickle=True)) if stat.exists() else 0
+    return notes if cells else [*notes, f"plane {number}: no cells were found"]
+
+
+def look_for_cells(folder: Path, db: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Have suite2p process the plane in a folder; where it was registered before, from its cells on."""
+    import numpy as np
+    from suite2p.run_s2p import run_plane
+
     np.save(folder / "settings.npy", settings)  # type: ignore[arg-type]
     try:
         run_plane(db=db, settings=settings, db_path=str(folder / "db.npy"))
@@ -99,10 +116,6 @@ def plane(output: Path, number: int, settings: dict[str, Any]) -> list[str]:
         if "no ROIs were found" not in str(error):
             raise
         _without_cells(folder, db)
-    (folder / "data_raw.bin").unlink(missing_ok=True)
-    stat = folder / "stat.npy"
-    cells = len(np.load(stat, allow_pickle=True)) if stat.exists() else 0
-    return notes if cells else [*notes, f"plane {number}: no cells were found"]
 
 
 def _without_cells(folder: Path, db: dict[str, Any]) -> None:
@@ -192,35 +205,22 @@ def _frames(tiff: Path) -> tuple[int, tuple[int, ...]]:
     return count, shape
 
 
-def settings_of(changes: dict[str, Any], form: Mesoscope) -> dict[str, Any]:
-    """Return suite2p's settings with `changes`, by dotted name.
-
-    Raises:
-        BadInputError: suite2p has no such setting.
-    """
-    import torch
-    from suite2p import default_settings
-
-    settings: dict[str, Any] = default_settings()
-    settings["fs"] = form.fs
-    settings["torch_device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    for name, value in changes.items():
-        *groups, key = name.split(".")
-        group: Any = settings
-        for each in groups:
-            group = group.get(each) if isinstance(group, dict) else None
-        if not isinstance(group, dict) or key not in group or isinstance(group[key], dict):
-            raise BadInputError(f"suite2p has no setting {name}. Nothing was done.")
-        group[key] = value
-    return settings
+def _outputs(folder: Path) -> list[Output]:
+    """Describe the files of a folder for the result record, where they will be; binaries are no results."""
+    place = f"processed_data/mesoscope_data/{folder.name}"
+    return [Output(f"{place}/{path.name}", path.stat().st_size, _hash(path)) for path in sorted(folder.glob("*.npy"))]
 
 
-def _outputs(folder: Path, session: Path) -> list[Output]:
-    """Describe the files of a folder for the result record; binaries are no results."""
-    return [
-        Output(path.relative_to(session).as_posix(), path.stat().st_size, _hash(path))
-        for path in sorted(folder.glob("*.npy"))
-    ]
+def _speak_of(place: Path, made_in: Path) -> None:
+    """Have suite2p's notes of where its files are name the place where they will be."""
+    import numpy as np
+
+    if made_in == place:
+        return
+    for path in (p for name in ("db.npy", "ops.npy") for p in made_in.rglob(name)):
+        found = np.load(path, allow_pickle=True).item()
+        told = {k: v.replace(str(made_in), str(place), 1) if isinstance(v, str) else v for k, v in found.items()}
+        np.save(path, told)  # type: ignore[arg-type]
 
 
 def _hash(path: Path) -> str:
@@ -237,33 +237,33 @@ def main() -> None:
     parser.add_argument("--stage", required=True, choices=("binarize", "plane", "combine"))
     parser.add_argument("--plane", type=int, default=0, help="which plane, from 0")
     parser.add_argument("--settings", default="{}", help="changes to suite2p's settings by dotted name, JSON")
-    parser.add_argument("--output", type=Path, help="folder of the results; none: processed_data/mesoscope_data")
+    parser.add_argument("--into", default="", choices=("", NEXT), help="beside the result (default: in its place)")
     arguments = parser.parse_args()
     paths = session_paths(arguments)
     load_session(paths)
     check_owner(paths, arguments.manager_id)
-    output = arguments.output or paths.processed_data / "mesoscope_data"
-    caches = tempfile.mkdtemp(prefix="suite2p_")  # the home folder may be read-only
-    os.environ.update(HOME=caches, NUMBA_CACHE_DIR=caches, MPLCONFIGDIR=caches)
-    try:
+    publication = of_session(paths.processed_data, ProcessingPipelines.SUITE2P)
+    output = publication.directory / arguments.into
+    with own_caches():
         form = read_mesoscope(paths.source_data / "mesoscope_data" / "ops.json")
-        importlib.import_module("jobs.torchvision_operators")  # before anything of suite2p
         settings = settings_of(json.loads(arguments.settings), form)
         outputs: list[Output] = []
+        publication.finish()
         if arguments.stage == "binarize":
+            if arguments.into:
+                publication.fresh()
             notes = binarize(paths, output, settings)
         elif arguments.stage == "plane":
             notes = plane(output, arguments.plane, settings)
         else:
             notes = combine(output, form.planes)
+            _speak_of(publication.directory, output)
             # of all planes, also where this run processed one of them again
-            folders = [*(output / f"plane{n}" for n in range(form.planes)), output / "combined"]
-            outputs = [each for folder in folders for each in _outputs(folder, paths.processed_data.parent)]
+            names = [*(f"plane{n}" for n in range(form.planes)), "combined"]
+            outputs = [each for name in names for each in _outputs(output / name)]
         check_owner(paths, arguments.manager_id)
         print("\n".join(notes))
         write_report(outputs, {name: metadata.version(name) for name in VERSIONS}, notes)
-    finally:
-        shutil.rmtree(caches, ignore_errors=True)
 
 
 if __name__ == "__main__":

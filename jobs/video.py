@@ -19,6 +19,8 @@ from trackers.cameras import CAMERAS, camera_movies
 from trackers.errors import SessionDataError
 from trackers.files import atomic_write
 from trackers.layout import SessionPaths
+from trackers.names import ProcessingPipelines
+from trackers.publication import NEXT, of_session
 from trackers.session import load_session
 
 MOTION, POSE = "motion energy", "DeepLabCut"
@@ -72,12 +74,15 @@ def _clock(paths: SessionPaths, camera: str) -> tuple[list[int], list[str]]:
 def _save(folder: Path, camera: str, table: pl.DataFrame, about: dict[str, Any]) -> list[Output]:
     """Write a camera's table and what is said about it; a table of the other kind is no longer true, and goes."""
     kind, other = ("pose", "motion") if about["ran"] == POSE else ("motion", "pose")
-    outputs = [write(table, folder / f"{camera}_camera_{kind}.feather")]
+    made = write(table, folder / f"{camera}_camera_{kind}.feather")
     content = json.dumps(about, indent=1).encode()
     atomic_write(folder / f"{camera}_camera_video.json", content)
-    name = (folder / f"{camera}_camera_video.json").relative_to(folder.parents[1]).as_posix()
     (folder / f"{camera}_camera_{other}.feather").unlink(missing_ok=True)
-    return [*outputs, Output(name, len(content), xxhash.xxh3_128_hexdigest(content))]
+    place = "processed_data/camera_data"  # also where they are beside it until they are all there
+    return [
+        Output(f"{place}/{camera}_camera_{kind}.feather", made.size, made.xxh3_128),
+        Output(f"{place}/{camera}_camera_video.json", len(content), xxhash.xxh3_128_hexdigest(content)),
+    ]
 
 
 def main() -> None:
@@ -87,10 +92,12 @@ def main() -> None:
     parser.add_argument("--components", type=int, default=10, help="leading components of the motion, at most")
     parser.add_argument("--deeplabcut", default="", help="a DeepLabCut project: pose instead of motion energy")
     parser.add_argument("--shuffle", type=int, default=1, help="of the DeepLabCut project")
+    parser.add_argument("--into", default="", choices=("", NEXT), help="beside the result (default: in its place)")
     arguments = parser.parse_args()
     paths, camera = session_paths(arguments), arguments.camera
     load_session(paths)
     check_owner(paths, arguments.manager_id)
+    publication = of_session(paths.processed_data, ProcessingPipelines.VIDEO)
     movie = camera_movies(paths.source_data).get(camera)
     if movie is None:
         raise SessionDataError(
@@ -106,7 +113,8 @@ def main() -> None:
     about = {**about, "camera": camera, "movie": movie.name, "frames": found.height, "timestamps": len(stamps)}
     about |= {"notes": notes[1:], "versions": versions}
     check_owner(paths, arguments.manager_id)
-    outputs = _save(paths.processed_data / "camera_data", camera, pl.DataFrame([frames, times, *found]), about)
+    publication.finish()
+    outputs = _save(publication.directory / arguments.into, camera, pl.DataFrame([frames, times, *found]), about)
     print("\n".join([*(f"{o.path}: {o.size} bytes" for o in outputs), *notes]))
     write_report(outputs, versions, notes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import pytest
 
 pytest.importorskip("scipy")
 
+
 from flows.multiday import multiday
 from jobs.multiday import tracked_plane
-from jobs.multiday_publication import publish
 from jobs.multiday_registration import register
 from jobs.multiday_tracking import moved, track
 from tasks.compute_server import ComputeServer
@@ -164,32 +163,6 @@ async def test_a_session_without_suite2p_is_refused_by_name_and_nothing_is_made(
     with pytest.raises(NotEligibleError, match=f"{NAMES[1]}: run suite2p first"):
         await run(lab)
     assert not (tmp_path / "datasets").exists()
-
-
-@pytest.mark.parametrize("interrupted", range(8))
-def test_a_result_takes_its_place_wherever_that_was_interrupted(
-    tmp_path: Path, interrupted: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for place, text in (("", "old"), ("next", "new")):
-        (tmp_path / place / SESSION).mkdir(parents=True)
-        for name in ("cells.feather", "registration.npz", f"{SESSION}/F.npy"):
-            (tmp_path / place / name).write_text(text)
-    left, rename = [interrupted], Path.rename
-
-    def failing(path: Path, target: Path) -> Path:
-        left[0] -= 1
-        if left[0] == 0:
-            raise OSError("the power is gone")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with contextlib.suppress(OSError):
-        publish(tmp_path)
-    publish(tmp_path)
-    for name in ("cells.feather", "registration.npz", f"{SESSION}/F.npy"):
-        assert (tmp_path / name).read_text() == "new"
-        assert (tmp_path / "previous" / name).read_text() == "old"
-    assert {path.name for path in tmp_path.iterdir()} == {"cells.feather", "registration.npz", SESSION, "previous"}
 
 
 def test_output_that_was_purged_is_noticed(lab: ComputeServer, tmp_path: Path) -> None:

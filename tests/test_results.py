@@ -111,16 +111,16 @@ def test_a_dataset_is_stale_when_a_result_it_was_made_of_is_newer(result: Result
 
 
 def test_files_that_people_edited_are_found_by_their_contents(result: Result) -> None:
-    assert edited(result.target, P.SUITE2P, None) == []
+    assert edited(result.target, P.SUITE2P) == []
     path = result.plane / "iscell.npy"
     path.write_bytes(b"iscell.NPY" * 8)
     os.utime(path, (1e9, 1e9))  # copied back with its old time
-    assert edited(result.target, P.SUITE2P, None) == ["processed_data/mesoscope_data/plane0/iscell.npy"]
+    assert edited(result.target, P.SUITE2P) == ["processed_data/mesoscope_data/plane0/iscell.npy"]
 
 
 def test_a_file_that_was_only_touched_was_not_edited(result: Result) -> None:
     (result.plane / "F.npy").touch()
-    assert edited(result.target, P.SUITE2P, None) == []
+    assert edited(result.target, P.SUITE2P) == []
 
 
 def test_traces_alone_are_damaged_and_with_outlines_a_person_drew_them() -> None:

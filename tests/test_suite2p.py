@@ -162,6 +162,41 @@ async def test_the_flow_finds_what_suite2p_finds_in_one_process_and_a_failed_pla
 
 
 @pytest.mark.slow
+async def test_a_reprocessing_that_failed_leaves_the_result_and_goes_on_with_the_plane_that_failed(
+    recording: Recording,
+) -> None:
+    python = environment("suite2p")
+    assert (await recording.run(python)).succeeded
+    once, record = planes_of(recording.results, 2), recording.paths.tracking_data / "results" / "SUITE2P.json"
+    recorded = record.read_bytes()
+    # python itself fails on one plane, in the middle of the run
+    broken = recording.root / "python"
+    broken.write_text(f'#!/bin/bash\n[[ "$*" == *"--plane 1"* ]] && exit 9\nexec {python} "$@"\n')
+    broken.chmod(0o755)
+    wish = {"settings": {**RIGID, "detection.threshold_scaling": 2.0}}
+    failed = await recording.run(broken, **wish)
+    assert not failed.succeeded
+    assert failed.reason.endswith("a result that was there before is in place as it was")
+    assert_equal(planes_of(recording.results, 2), once)
+    assert record.read_bytes() == recorded
+    before = (recording.results / "next" / "plane0" / "F.npy").stat().st_mtime_ns
+    report = await recording.run(python, **wish)
+    assert report.succeeded, report.sentence
+    attempts = {job.name: job.attempts for job in report.jobs}
+    assert attempts == {"binarize": 1, "plane-0": 1, "plane-1": 2, "combine": attempts["combine"], "publish": 1}
+    assert (recording.results / "plane0" / "F.npy").stat().st_mtime_ns == before
+    assert_equal(planes_of(recording.results / "previous", 2), once)
+    assert not (recording.results / "next").exists()
+    for output in json.loads(record.read_bytes())["outputs"]:
+        assert (recording.paths.processed_data.parent / output["path"]).stat().st_size == output["size"]
+    db = np.load(recording.results / "plane1" / "db.npy", allow_pickle=True).item()
+    assert db["reg_file"] == str(recording.results / "plane1" / "data.bin")
+    alone = await recording.run(python, plane=1, **wish)
+    assert alone.succeeded, alone.sentence
+    assert_equal(planes_of(recording.results / "previous", 2), once)
+
+
+@pytest.mark.slow
 async def test_two_rois_are_planes_of_their_own_as_in_suite2p(recording: Recording) -> None:
     python = environment("suite2p")
     recording.two_rois()

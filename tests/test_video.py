@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import xxhash
 
 from flows.eligibility import obstacle
 from flows.process_session import process_session
@@ -206,3 +207,26 @@ def test_an_obstacle_of_video_is_in_words() -> None:
     facts |= {"pipelines": {name: {"status": "succeeded"} for name in ("CHECKSUM", "PREPARATION")}}
     assert obstacle(ProcessingPipelines.VIDEO, {**facts, "video_problem": "no."}) == "no"
     assert obstacle(ProcessingPipelines.VIDEO, {**facts, "video_problem": ""}) == ""
+
+
+async def test_a_new_result_takes_the_place_of_the_old_one_once_every_camera_is_done(paths: SessionPaths) -> None:
+    assert (await run(paths)).succeeded
+    folder, record = paths.processed_data / "camera_data", paths.tracking_data / "results" / "VIDEO.json"
+
+    def there() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob("*_camera_[mv]*")}
+
+    old, movie, recorded = there(), of(paths, "left").read_bytes(), record.read_bytes()
+    of(paths, "left").write_bytes(movie[:5000])
+    assert not (await run(paths, components=3, reprocess=True)).succeeded
+    assert (there(), record.read_bytes()) == (old, recorded)
+    of(paths, "left").write_bytes(movie)
+    report = await run(paths, components=3)
+    assert report.succeeded, report.sentence
+    assert {job.name: job.attempts for job in report.jobs} == {"face": 1, "left": 2, "publish": 1}
+    assert there().keys() == old.keys()
+    assert {path.name: path.read_bytes() for path in (folder / "previous").iterdir()} == old
+    assert "component_4" not in pl.read_ipc(folder / "face_camera_motion.feather").columns
+    outputs = {output["path"]: output["xxh3_128"] for output in json.loads(record.read_bytes())["outputs"]}
+    assert outputs == {f"processed_data/camera_data/{n}": xxhash.xxh3_128_hexdigest(c) for n, c in there().items()}
+    assert not (folder / "next").exists()

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from trackers import arrivals as arriving
-from trackers import commands, environments, exclusions, facts, known_settings, leases, quality, sweep
+from trackers import commands, environments, exclusions, facts, known_settings, leases, publication, quality, sweep
 from trackers.errors import BadInputError, TrackerCorruptError
 from trackers.graph import Graph
 from trackers.layout import SessionPaths
@@ -82,6 +82,14 @@ def settings(arguments: dict[str, Any]) -> dict[str, dict[str, tuple[Any, str]]]
 def datasets(arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the facts of every dataset of a project that this account has."""
     return [facts.describe_dataset(dataset, []) for dataset in facts.datasets_of(_target(arguments))]
+
+
+def discard_previous(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Remove the results that were kept when others took their place, of a session or of all animals of a dataset."""
+    target = _existing(arguments)
+    inside = facts.datasets_of(target) if target.dataset and not target.animal else ()
+    targets = [target, *(t for t in inside if t.dataset == target.dataset and t.animal)]
+    return publication.discard_previous(targets, _pipeline(arguments) if arguments.get("pipeline") else None)
 
 
 def why(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -352,7 +360,7 @@ CALLS: dict[str, Call] = {
         *(submit, watch, cancel_all, finish),
         *(sweep_look, sweep_repair),
         *(exclude, include, where),
-        *(qualities, overrule),
+        *(qualities, overrule, discard_previous),
         *(arrivals, arrival),
     )
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import xxhash
 
 from trackers.names import ProcessingPipelines
+from trackers.publication import stands
 from trackers.stale import record_of
-from trackers.submission import Submission
 from trackers.targets import Target
 
 _ALWAYS_READ = frozenset({"iscell.npy", "stat.npy"})  # small, and what people change; a copy may keep its old time
@@ -34,15 +35,18 @@ def curated(changed: Collection[str]) -> list[str]:
     )
 
 
-def edited(target: Target, pipeline: ProcessingPipelines, current: Submission | None) -> list[str]:
+def edited(target: Target, pipeline: ProcessingPipelines) -> list[str]:
     """Return the files of a session's result that were changed since its record was written, by path in the session.
 
     Files are read where size or time of change differ, cells and outlines always. Where a later run may have written in
     their place, nothing can be said, and nothing is returned.
     """
     record = record_of(target, pipeline) if target.session else None
-    if record is None or (current is not None and current.name != record["submission"]):
-        return []
+    return changed(target, record) if record is not None and stands(target, pipeline, record) else []
+
+
+def changed(target: Target, record: dict[str, Any]) -> list[str]:
+    """Return which files of a session's result that is in place differ from its record, as `edited` says it."""
     paths = target.paths
     folder = paths.processed_data if paths.processed_data.is_dir() else paths.archived_data
     ended = datetime.fromisoformat(record["ended"]).timestamp()

@@ -17,6 +17,7 @@ from trackers.known_settings import OF_SESSIONS, chosen, session_settings
 from trackers.layout import SessionPaths
 from trackers.mesoscope import read_mesoscope
 from trackers.names import ProcessingPipelines, SessionTypes, validate_name, validate_session_name
+from trackers.publication import stands
 from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
@@ -135,12 +136,34 @@ def pipeline_facts(
             facts["seconds"] = _seconds(submission)
             facts["flow_run_id"] = submission.flow_run_id
             facts["failure"] = _failure(target, submission) if submission.status == "failed" else None
+    record = record_of(target, pipeline)
+    facts |= _kept(target, pipeline, submission, record, str(facts["status"]))
     if facts["status"] == "succeeded":
         now = facts.get("settings") if not facts.get("settings_problem") else None
         facts["stale"] = staleness(target, pipeline, submission, now)
-        if settings is not None and (record := record_of(target, pipeline)):
-            facts["made_with"] = record.get("settings")
+    if facts["usable"] and settings is not None and record:
+        facts["made_with"] = record.get("settings")
     return facts
+
+
+def _kept(
+    target: Target,
+    pipeline: ProcessingPipelines,
+    submission: Submission | None,
+    record: dict[str, Any] | None,
+    status: str,
+) -> dict[str, Any]:
+    """Return what is known of a result that later runs were to replace and did not.
+
+    `usable`: a whole result is in place. `kept`: since when, where what failed since had settings of its own run's.
+    `ended`: when it was made, where a later run was ended.
+    """
+    usable = status == "succeeded" or (record is not None and stands(target, pipeline, record))
+    if not usable or record is None or submission is None or submission.name == record.get("submission"):
+        return {"usable": usable, "kept": ""}
+    if status == "succeeded":
+        return {"usable": usable, "kept": "", "ended": record.get("ended", "")}
+    return {"usable": usable, "kept": record.get("ended", "") if submission.settings.get("this_run") else ""}
 
 
 def lock_facts(target: Target) -> dict[str, Any]:

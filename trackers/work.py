@@ -22,13 +22,15 @@ from trackers.files import atomic_write, make_directory
 from trackers.graph import PYTHON, Graph, Job
 from trackers.names import ProcessingPipelines
 from trackers.processes import ProcessIdentity, this_account
+from trackers.publication import stands
 from trackers.results import own_version, raw_data_checksum, write_result
 from trackers.scheduler import Scheduler, scheduler_of
 from trackers.script import job_script, parse_exit_record
+from trackers.stale import record_of
 from trackers.states import ExitRecord, JobState, Sighting
 from trackers.submission import AttemptFiles, Submission, Usage, digest_of, new_submission
 from trackers.targets import PROJECT_PIPELINES, Target
-from trackers.tracker import reset_command
+from trackers.tracker import TrackerState, reset_command
 
 REPORT_SECONDS = 90.0  # a network file system may show a job's report late
 KEPT_PROJECT_SUBMISSIONS = 20  # a project's manifest is made after every run on every session
@@ -89,7 +91,7 @@ class Work:
         digest = digest_of(self.target.name, self.pipeline, request.settings)
         require(self.target.site, request.graph.jobs())
         self.ask()
-        self._spare_curation(digest, request)
+        self._spare_curation(request)
         with self.folder.lock():
             submission = self._carried_out(request)
             if submission is None:
@@ -98,13 +100,12 @@ class Work:
             self.write_tracker(submission)
         return self._start(submission)
 
-    def _spare_curation(self, digest: str, request: Request) -> None:
-        """Refuse to begin a run that would replace what people have edited; one that goes on may."""
+    def _spare_curation(self, request: Request) -> None:
+        """Refuse to begin a run that would replace what people have edited, or to go on with one that had ended."""
         current = self.folder.current()
-        goes_on = current is not None and (current.open or self._continues(current, digest, request))
-        if goes_on or request.discard_curation or self.pipeline in PROJECT_PIPELINES:
+        if (current is not None and current.open) or request.discard_curation or self.pipeline in PROJECT_PIPELINES:
             return
-        if names := edited(self.target, self.pipeline, current):
+        if names := edited(self.target, self.pipeline):
             raise CuratedError(
                 f"{self.pipeline} of {self.target.name} would replace files that people have edited since it wrote "
                 f"them: {', '.join(names)}. Nothing was submitted. To make them anew all the same: --discard-curation "
@@ -411,7 +412,14 @@ class Work:
         tracker = self.target.tracker(self.pipeline)
         driven = submission.open and any(job.drives_tracker for job in submission.live_jobs())
         if not (driven and tracker.read().running):  # what a program of 5.1.0 makes of it is corrected at its end
-            tracker.set_state(tracker_state(submission))
+            tracker.set_state(self._tracker_state(submission))
+
+    def _tracker_state(self, submission: Submission) -> TrackerState:
+        """Return what the tracker is to say; a run that was ended, and left a result alone, takes no success away."""
+        record = record_of(self.target, self.pipeline) if submission.status == "aborted" else None
+        if record is not None and stands(self.target, self.pipeline, record):
+            return TrackerState(complete=True, completed_jobs=1)
+        return tracker_state(submission)
 
     def _after_closing(self, submission: Submission, *, keep_logs: bool) -> None:
         self.write_tracker(submission)
