@@ -24,6 +24,7 @@ TYPES = {
 _PROCESSING = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
 _BUILDS_ON = {ProcessingPipelines.MULTIDAY: (ProcessingPipelines.SUITE2P,), ProcessingPipelines.FORGING: _PROCESSING}
 _SHOWN = (ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)  # without them a page says next to nothing
+_PASSED_OVER = (ProcessingPipelines.SUITE2P, ProcessingPipelines.REPORT)  # where their environment is not there
 NEEDS_PREPARATION = (
     ProcessingPipelines.BEHAVIOR,
     ProcessingPipelines.SUITE2P,
@@ -56,7 +57,7 @@ def _out_of_place(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why no other pipeline's work would let this one run here: the session's type, or nothing to run it with."""
     if facts["session_type"] not in TYPES[pipeline]:
         return f"a {facts['session_type']} session has no {pipeline}"
-    return str(facts.get("suite2p_problem", "")) if pipeline is ProcessingPipelines.SUITE2P else ""
+    return str(facts.get(f"{pipeline.name.lower()}_problem", "")) if pipeline in _PASSED_OVER else ""
 
 
 def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
