@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from typing import Any
 
 from flows.forging import forging
 from flows.manifest import manifest
@@ -15,6 +16,7 @@ from flows.terminal import step_line
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport, SessionReport
 from trackers.names import ProcessingPipelines
+from trackers.processes import this_account
 
 
 @pipeline_flow(name="demo", run_name="demo {project}")
@@ -33,15 +35,16 @@ async def demo_flow(
         pipelines: The pipelines by member name, in order, each with what its line says.
         server: Where the data lies and the jobs run.
     """
+    how: dict[str, Any] = {"server": server, "requested_by": this_account()}
 
     def work(which: ProcessingPipelines) -> list[Awaitable[PipelineReport]]:
         if which is ProcessingPipelines.MANIFEST:
-            return [manifest(project, server)]
+            return [manifest(project, **how)]
         if which is ProcessingPipelines.MULTIDAY:
-            return [multiday(project, animal, sessions, dataset, server)]
+            return [multiday(project, animal, sessions, dataset, **how)]
         if which is ProcessingPipelines.FORGING:
-            return [forging(project, dataset, [f"{animal}/{session}" for session in sessions], server=server)]
-        return [FLOWS[which](project, animal, session, server=server) for session in sessions]
+            return [forging(project, dataset, [f"{animal}/{session}" for session in sessions], **how)]
+        return [FLOWS[which](project, animal, session, **how) for session in sessions]
 
     reports: list[PipelineReport] = []
     for name, words in pipelines.items():

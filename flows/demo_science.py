@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import shlex
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from flows.cli_control import ask
 from flows.cli_run import shown
 from flows.demo import NEEDS, activation, generated, not_importable, prefect_ui
-from flows.eligibility import done
+from flows.eligibility import Facts, done
 from flows.terminal import step_line
 from tasks.reports import SessionReport
 from tasks.servers import Override, Server
@@ -61,9 +60,11 @@ def science_demo(arguments: argparse.Namespace) -> int:
     site.volumes.working.mkdir(exist_ok=True)
     _write_settings(site.volumes.storage / PROJECT / "settings" / "project.yaml")
     animal, sessions = project["sessions"][0]["animal"], [session["session"] for session in project["sessions"]]
-    print(f"Written after {time.monotonic() - started:.0f} s. Now all nine pipelines, and a report:\n", flush=True)
-    left = _left(server, animal)
-    if left:
+    print(f"They are there after {time.monotonic() - started:.0f} s. All nine pipelines, and a report:\n", flush=True)
+    before = _done_before(server, animal)
+    for step, since in before.items():
+        print(step_line(step.name.lower(), "", since), flush=True)
+    if left := [step for step in STEPS if step not in before]:
         report = _process(server, animal, sessions, left)
         if not report.succeeded:
             print(f"\n{report.sentence}\nWhat was done before stays; the same command goes on from there.")
@@ -96,28 +97,28 @@ def _write_settings(path: Path) -> None:
         atomic_write(path, SETTINGS.encode())
 
 
-def _left(server: Server, animal: str) -> list[ProcessingPipelines]:
-    """Say which steps an earlier demo has done, and return those that are left; empty where all are done."""
+def _done_before(server: Server, animal: str) -> dict[ProcessingPipelines, str]:
+    """Return since when the first steps are done, up to one that is not; whatever runs is followed by a manifest."""
     rows = ask(server, "status", project=PROJECT)
     of_datasets = {facts["target"]: facts for facts in ask(server, "datasets", project=PROJECT)}
-    targets = dict.fromkeys(STEPS, rows)
+    manifest, *steps = STEPS
+    targets = dict.fromkeys(steps, rows)
     targets[ProcessingPipelines.MULTIDAY] = [of_datasets.get(f"{PROJECT}/{DATASET}/{animal}")]
     targets[ProcessingPipelines.FORGING] = [of_datasets.get(f"{PROJECT}/{DATASET}")]
 
-    def since(step: ProcessingPipelines) -> str:
-        found = [
-            "archived since" if step is ProcessingPipelines.PREPARATION and facts.get("archived") else done(step, facts)
-            for facts in targets[step]
-            if facts and not facts.get("problem")
-        ]
-        return found[-1] if len(found) == len(targets[step]) and all(found) else ""
+    def since(step: ProcessingPipelines, facts: Facts | None) -> str:
+        if not facts or facts.get("problem"):
+            return ""
+        archived = step is ProcessingPipelines.PREPARATION and facts["archived"]
+        return "done already, and archived since" if archived else done(step, facts)
 
-    manifest, *steps = STEPS  # whatever runs changes what the manifest says
-    before = list(itertools.takewhile(since, steps))
-    for step in before:
-        print(step_line(step.name.lower(), "", since(step)))
-    left = steps[len(before) :]
-    return [manifest, *left] if left else []
+    before: dict[ProcessingPipelines, str] = {}
+    for step in steps:
+        found = [since(step, facts) for facts in targets[step]]
+        if not all(found):
+            return before
+        before[step] = found[-1]
+    return {manifest: "done already", **before}
 
 
 def _process(server: Server, animal: str, sessions: list[str], steps: list[ProcessingPipelines]) -> SessionReport:

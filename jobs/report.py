@@ -55,7 +55,7 @@ def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
     ]
 
 
-def _across(paths: SessionPaths, datasets: Path | None, dataset: str) -> Path | None:
+def across_days(paths: SessionPaths, datasets: Path | None, dataset: str) -> Path | None:
     """Return multi-day's folder of the animal in a dataset; of none in particular, the newest that has the session."""
     if datasets is None:
         return None
@@ -88,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     paths = session_paths(arguments)
     check_owner(paths, arguments.manager_id)
-    across = _across(paths, arguments.datasets, arguments.dataset)
+    across = across_days(paths, arguments.datasets, arguments.dataset)
     with tempfile.TemporaryDirectory(prefix="report_") as caches:  # the home folder may be read-only
         os.environ.setdefault("MPLCONFIGDIR", caches)
         notes = report(paths, across)
