@@ -14,7 +14,10 @@ from tests.environments import environment
 from tests.prefect_server import PrefectServer
 from trackers.site import INSTALLED
 
-PIPELINES = "manifest checksum preparation behavior suite2p video multiday forging report archiving".split()
+PIPELINES = [
+    *("manifest", "checksum", "preparation", "behavior", "suite2p", "video"),
+    *("multiday", "forging", "report", "archiving"),
+]
 
 
 def demo(folder: Path, environment: dict[str, str], *options: str) -> str:
