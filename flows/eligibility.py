@@ -24,7 +24,6 @@ TYPES = {
 _PROCESSING = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
 _BUILDS_ON = {ProcessingPipelines.MULTIDAY: (ProcessingPipelines.SUITE2P,), ProcessingPipelines.FORGING: _PROCESSING}
 _SHOWN = (ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)  # without them a page says next to nothing
-_PASSED_OVER = (ProcessingPipelines.SUITE2P, ProcessingPipelines.REPORT)  # where their environment is not there
 NEEDS_PREPARATION = (
     ProcessingPipelines.BEHAVIOR,
     ProcessingPipelines.SUITE2P,
@@ -57,15 +56,16 @@ def _out_of_place(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say why no other pipeline's work would let this one run here: the session's type, or nothing to run it with."""
     if facts["session_type"] not in TYPES[pipeline]:
         return f"a {facts['session_type']} session has no {pipeline}"
-    return str(facts.get(f"{pipeline.name.lower()}_problem", "")) if pipeline in _PASSED_OVER else ""
+    return str(facts.get("suite2p_problem", "")) if pipeline is ProcessingPipelines.SUITE2P else ""
 
 
 def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say what a pipeline lacks of the recording or of other pipelines' results."""
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
-    if pipeline is ProcessingPipelines.REPORT and not any(status(p, facts) == "succeeded" for p in _SHOWN):
-        return "neither suite2p nor video has anything to show yet"
+    if pipeline is ProcessingPipelines.REPORT:
+        shown = any(status(p, facts) == "succeeded" for p in _SHOWN)
+        return str(facts.get("report_problem", "")) if shown else "neither suite2p nor video has anything to show yet"
     if pipeline is ProcessingPipelines.VIDEO:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
