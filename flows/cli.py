@@ -161,9 +161,14 @@ def _add_roots(command: argparse.ArgumentParser) -> None:
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     summary = "write a small project and process it, all on this computer"
-    command = _command(commands, "demo", summary, ["demo", "demo /tmp/try"])
+    command = _command(commands, "demo", summary, ["demo", "demo /tmp/try", "demo --science"])
     command.add_argument(
         "folder", nargs="?", default="sessionflow-demo", metavar="FOLDER", help="where (default: ./sessionflow-demo)"
+    )
+    command.add_argument(
+        "--science",
+        action="store_true",
+        help="three days with planted cells, through all nine pipelines, to a report of each; takes minutes",
     )
     command.set_defaults(carry_out="flows.demo:demo")
 

@@ -64,12 +64,12 @@ def forge(arguments: argparse.Namespace) -> int:
     return 0 if report.succeeded else 1
 
 
-def shown(work: Callable[[], Awaitable[R]]) -> R:
-    """Run a flow with its progress in the terminal."""
+def shown(work: Callable[[], Awaitable[R]], *, lines: bool = True) -> R:
+    """Run a flow with its progress in the terminal; without `lines`, only those jobs that run at the moment."""
     from tasks.jobs import OBSERVER
 
     async def observed() -> R:
-        with LiveProgress() as observer:
+        with LiveProgress(lines=lines) as observer:
             OBSERVER.set(observer)
             return await work()
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,11 @@ def demo(arguments: argparse.Namespace) -> int:
 
     The damaged session's failure is expected: the code is 0 where it is the only one.
     """
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
+    if arguments.science:
+        from flows.demo_science import science_demo  # it uses what is here
+
+        return science_demo(arguments)
+    if missing := not_importable(NEEDS):
         raise BadInputError(
             f"The demo needs {', '.join(missing)}, not installed here. Nothing was done. "
             "Install the extra: pip install 'sessionflow[demo]'"
@@ -42,7 +47,7 @@ def demo(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     storage, working = folder / "storage", folder / "working"
     print(f"A small project, in {folder} …", flush=True)  # the first thing of all: Prefect takes seconds to import
-    project = _generated(storage)
+    project = generated(storage)
     working.mkdir(exist_ok=True)
     print(f"Project {project['project']}: {len(project['sessions'])} sessions. Prefect starts …", flush=True)
     from tasks.compute_server import ComputeServer
@@ -55,11 +60,23 @@ def demo(arguments: argparse.Namespace) -> int:
     return 0 if _as_expected(reports, project) else 1
 
 
-def _generated(storage: Path) -> dict[str, Any]:
-    """Have the example project written, unless it is there; return what is in it."""
+def not_importable(names: Iterable[str]) -> list[str]:
+    """Return those of some packages that are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def generated(storage: Path, *options: str) -> dict[str, Any]:
+    """Have a project of `jobs.generate` written, unless it is there; return what is in it.
+
+    Raises:
+        BadInputError: there is another one of its name.
+    """
     storage.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "jobs.generate", str(storage)], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "jobs.generate", str(storage), *options],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise BadInputError(done.stderr.strip() or f"jobs.generate ended with {done.returncode}")
@@ -122,17 +139,17 @@ def _where(folder: Path, project: str, seconds: float) -> str:
             "Results",
             f"  {folder / 'working' / project}  (processed_data)",
             f"  {folder / 'storage' / project}  (archived_data, manifest)",
-            *_activation(),
+            *activation(),
             "Overview",
             f"  sessionflow status {project} --storage {storage} --working {working}",
             "The runs in Prefect",
-            *_prefect_ui(),
+            *prefect_ui(),
             "Run it again: everything is done, and nothing is done twice.",
         ]
     )
 
 
-def _activation() -> list[str]:
+def activation() -> list[str]:
     """Say how to get the commands below found, where they are not."""
     script = Path(sys.prefix) / "bin" / "activate"
     if shutil.which("sessionflow") or not script.exists():
@@ -140,7 +157,8 @@ def _activation() -> list[str]:
     return ["For the commands below, once in each terminal", f"  source {shlex.quote(str(script))}"]
 
 
-def _prefect_ui() -> list[str]:
+def prefect_ui() -> list[str]:
+    """Say how to see the runs in a browser."""
     if api := os.environ.get("PREFECT_API_URL"):
         return [f"  open {api.removesuffix('/api')} in a browser"]
     return [

@@ -63,8 +63,9 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     """Say what a pipeline lacks of the recording or of other pipelines' results."""
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
-    if pipeline is ProcessingPipelines.REPORT and not any(usable(p, facts) for p in _SHOWN):
-        return "neither suite2p nor video has anything to show yet"
+    if pipeline is ProcessingPipelines.REPORT:
+        shown = any(usable(p, facts) for p in _SHOWN)
+        return str(facts.get("report_problem", "")) if shown else "neither suite2p nor video has anything to show yet"
     if pipeline is ProcessingPipelines.VIDEO:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flows.eligibility import Facts, obstacle
 from flows.pipeline import dataset_pipeline, pipeline_flow
+from flows.report import pages_after
 from tasks.artifacts import connected_in_run
 from tasks.client import Client
 from tasks.compute_server import ComputeServer, this_computer
@@ -38,6 +39,7 @@ async def forging(
     """Forge sessions into a dataset: an NWB file and a table of each, one job a session, then an index over all.
 
     A session is eligible when its pipelines have been done. What a session lacks is left out of its files, and listed.
+    Pages of its sessions that are older than their results are made anew.
 
     Args:
         project: The project's name.
@@ -78,7 +80,8 @@ async def forging(
         ]
         every = run.program("forging", "--index", "--sessions", *run.settings["sessions"], *options)
         index = Job("index", every, Resources(cpus=1, memory_gb=4, minutes=20), environment="forging")
-        return await run(Stage("sessions", tuple(jobs)), Stage("index", (index,)))
+        made = await run(Stage("sessions", tuple(jobs)), Stage("index", (index,)))
+    return await pages_after(made, run)
 
 
 def _names(session: str) -> tuple[str, str]:

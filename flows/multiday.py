@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows.pipeline import dataset_pipeline, pipeline_flow
+from flows.report import pages_after
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport
 from trackers.graph import Job, Resources, Stage
@@ -23,6 +24,8 @@ async def multiday(
     """Find the cells that several sessions of an animal share, then extract their activity from each session.
 
     The new result takes its place when all of it is there; the one before is kept beside it.
+
+    The pages of its sessions follow, with the cells that were matched.
 
     A cell is one on each day at most, and never a guess: a mask that might be two cells is left out, and says why.
 
@@ -58,4 +61,5 @@ async def multiday(
         ]
         discover = Job("discover", command, resources, environment="suite2p")
         published = run.publication("--sessions", *names)
-        return await run(Stage("discover", (discover,)), Stage("extract", tuple(extract)), published)
+        made = await run(Stage("discover", (discover,)), Stage("extract", tuple(extract)), published)
+    return await pages_after(made, run, dataset)

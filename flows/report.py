@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
+from flows.eligibility import done, obstacle
 from flows.pipeline import Run, pipeline, pipeline_flow
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport
@@ -31,7 +35,7 @@ async def report(
         animal: The animal's name or number.
         session: The session's name, its UTC time.
         server: Where the data lies and the jobs run; none: this computer.
-        dataset: The dataset whose multi-day result is shown; empty: none.
+        dataset: The dataset whose multi-day result is shown; empty: the newest that has the session, if there is one.
         reprocess: Run also where it has succeeded since.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the lock and in the records.
@@ -50,6 +54,47 @@ async def report(
 
 
 def page(run: Run, dataset: str = "") -> Stage:
-    """Return the stage that makes a session's page, with the cells across days of a dataset where one is named."""
-    across = ("--datasets", run.facts["own_datasets"], "--dataset", dataset) if dataset else ()
+    """Return the stage that makes a session's page; the cells across days are the dataset's, or the newest one's."""
+    across = ("--datasets", run.facts["own_datasets"], *(("--dataset", dataset) if dataset else ()))
     return Stage("page", (Job("page", run.program("report", *across), PAGE, environment="report"),))
+
+
+async def pages_after(made: PipelineReport, run: Run, dataset: str = "") -> PipelineReport:
+    """Make the pages of a dataset's sessions after a pipeline's success on it; return its report, with notes on them.
+
+    What keeps a page from being made is a note as well: the pipeline itself has succeeded.
+
+    Args:
+        made: the pipeline's report.
+        run: the pipeline's run, which has given back its locks.
+        dataset: whose multi-day result all pages are to show; empty: only pages older than results are made.
+    """
+    if not (made.ran and made.succeeded):
+        return made
+    sessions = run.facts["sessions"]
+    named = [name for name, facts in sessions.items() if dataset or not done(ProcessingPipelines.REPORT, facts)]
+    words = await asyncio.gather(*(_page(name, run, dataset) for name in named))
+    because: dict[str, list[str]] = {}
+    for name, reason in zip(named, words, strict=True):
+        because.setdefault(reason, []).append(name)
+    notes = [f"the page of {', '.join(names)}: {reason}" for reason, names in because.items()]
+    return replace(made, notes=(*made.notes, *notes))
+
+
+async def _page(session: str, run: Run, dataset: str) -> str:
+    """Make a session's page; return where it is, or why there is none."""
+    if reason := obstacle(ProcessingPipelines.REPORT, run.facts["sessions"][session]):
+        return f"not made, because {reason}"
+    try:
+        page: PipelineReport = await report(
+            *session.split("/"),
+            server=run.server,
+            dataset=dataset,
+            keep_job_logs=run.keep_job_logs,
+            requested_by=run.requested_by,
+        )
+    except Exception as error:  # whatever it is, it is no failure of the pipeline
+        return f"not made, because {error}"
+    if not page.succeeded:
+        return f"not made, because {page.reason}"
+    return next((note.removeprefix("page: ") for note in page.notes if note.startswith("page: ")), page.reason)

@@ -159,6 +159,11 @@ def _pipelines_table(reports: list[Any]) -> Table:
     return table
 
 
+def step_line(name: str, time: str, words: str) -> str:
+    """Return the line of a step in a row of steps: its name, how long it took, and what it was."""
+    return f"  {name:12} {time:>8}  {words}"
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Go on only with a person's word.
 
@@ -174,9 +179,13 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 class LiveProgress:
-    """Shows the jobs of the submissions that are followed: a table in a terminal, else a line for each change."""
+    """Shows the jobs of the submissions that are followed: a table in a terminal, else a line for each change.
 
-    def __init__(self) -> None:
+    A terminal has a line for each job that has ended as well. Without `lines` there is the table only.
+    """
+
+    def __init__(self, *, lines: bool = True) -> None:
+        self._lines = lines
         self._views: dict[str, dict[str, Any]] = {}
         self._said: dict[tuple[str, str], str] = {}
         self._live = Live(get_renderable=self._table, refresh_per_second=8, transient=True) if _terminal() else None
@@ -198,7 +207,7 @@ class LiveProgress:
             self._views[name] = view
         else:
             self._views.pop(name, None)
-        for job in view["jobs"]:
+        for job in view["jobs"] if self._lines else ():
             self._say(name, job)
 
     def _say(self, name: str, job: dict[str, Any]) -> None:

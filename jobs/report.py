@@ -50,11 +50,24 @@ def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
     verdicts = sorted(found, key=lambda check: check.verdict != FAIL)
     return [
         f"page: {folder / 'report.html'}",
+        *([f"cells across days: of {across}"] if across else []),
         *(
             f"{c.verdict}: {c.title} ({'not measured' if c.value is None else f'{c.value:.3g} {c.unit}'})"
             for c in verdicts
         ),
     ]
+
+
+def across_days(paths: SessionPaths, datasets: Path | None, dataset: str) -> Path | None:
+    """Return multi-day's folder of the animal in a dataset; of none in particular, the newest that has the session."""
+    if datasets is None:
+        return None
+    project = datasets / paths.project
+    if dataset:
+        return project / dataset / paths.animal
+    tables = [folder / paths.animal / "cells.feather" for folder in (project.iterdir() if project.is_dir() else ())]
+    found = [table for table in tables if table.exists() and (table.parent / paths.session).is_dir()]
+    return max(found, key=lambda table: table.stat().st_mtime).parent if found else None
 
 
 def _cells(folder: Path | None, session: str) -> pl.DataFrame | None:
@@ -74,11 +87,11 @@ def main() -> None:
     """Carry out the command line."""
     parser = session_parser("Makes the page of a session and its quality control.")
     parser.add_argument("--datasets", type=Path, help="folder that holds the account's datasets")
-    parser.add_argument("--dataset", default="", help="whose multi-day result is shown; empty: none")
+    parser.add_argument("--dataset", default="", help="whose multi-day result is shown (default: the newest)")
     arguments = parser.parse_args()
     paths = session_paths(arguments)
     check_owner(paths, arguments.manager_id)
-    across = arguments.datasets / paths.project / arguments.dataset / paths.animal if arguments.dataset else None
+    across = across_days(paths, arguments.datasets, arguments.dataset)
     with tempfile.TemporaryDirectory(prefix="report_") as caches:  # the home folder may be read-only
         os.environ.setdefault("MPLCONFIGDIR", caches)
         notes = report(paths, across)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,12 @@ from tasks.compute_server import ComputeServer
 
 root, names = sys.argv[1], sys.argv[2:]
 server = ComputeServer(
-    storage_root=root, datasets_root=root + "/datasets", environments={"suite2p": {"python": root + "/python"}}
+    storage_root=root,
+    datasets_root=root + "/datasets",
+    environments={"suite2p": {"python": root + "/python"}, "report": {"python": root + "/nowhere"}},
 )
 report = asyncio.run(multiday("Project", "305", names, "learning", server=server))
-print(json.dumps({"succeeded": report.succeeded, "sentence": report.sentence}))
+print(json.dumps({"succeeded": report.succeeded, "sentence": report.sentence, "notes": report.notes}))
 """
 
 
@@ -78,7 +81,7 @@ def lab(tmp_path: Path, prefect: PrefectServer) -> Lab:
     return Lab(tmp_path, prefect)
 
 
-def report(flow: subprocess.Popen[str]) -> dict[str, object]:
+def report(flow: subprocess.Popen[str]) -> dict[str, Any]:
     out, errors = flow.communicate(timeout=60)
     assert flow.returncode == 0, errors
     return dict(json.loads(out.strip().splitlines()[-1]))
@@ -108,3 +111,12 @@ def test_a_cancelled_flow_ends_its_jobs_and_frees_all_locks(lab: Lab) -> None:
     assert not lab.holders()
     folder = lab.root / "datasets" / "Project" / "learning" / "305" / "submissions" / "multiday"
     assert json.loads((folder / "0001" / "submission.json").read_text())["status"] == "aborted"
+
+
+def test_a_missing_environment_of_the_page_is_a_note_and_the_result_stands(lab: Lab) -> None:
+    (lab.root / "go").touch()
+    said = report(lab.flow())
+    assert said["succeeded"]
+    (note,) = said["notes"]
+    assert note.startswith(f"the page of Project/305/{NAMES[0]}, Project/305/{NAMES[1]}: not made, because")
+    assert "sessionflow server install local --with report" in note

@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.environments import environment
 from tests.prefect_server import PrefectServer
+from trackers.site import INSTALLED
+
+PIPELINES = [
+    *("manifest", "checksum", "preparation", "behavior", "suite2p", "video"),
+    *("multiday", "forging", "report", "archiving"),
+]
 
 
-def demo(folder: Path, environment: dict[str, str]) -> str:
+def demo(folder: Path, environment: dict[str, str], *options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "demo", str(folder)],
+        [sys.executable, "-m", "flows.cli", "demo", str(folder), *options],
         env=environment,
         capture_output=True,
         text=True,
@@ -67,3 +74,45 @@ def test_the_demo_leaves_a_folder_of_somebody_else_alone(tmp_path: Path) -> None
     assert refused.returncode == 2
     assert "no example project" in refused.stderr
     assert not list((tmp_path / "storage" / "demo").iterdir())
+
+
+def test_the_science_demo_says_before_anything_else_how_to_install_what_it_needs(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    refused = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "demo", "--science", str(folder)],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "sessionflow server install local --with suite2p,video,forging,report" in refused.stderr
+    assert "Nothing was done" in refused.stderr
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_science_demo_runs_all_nine_pipelines_and_ends_with_a_page_of_each_day(
+    tmp_path: Path, prefect: PrefectServer
+) -> None:
+    (tmp_path / INSTALLED).mkdir(parents=True)  # environments are where `server install local` puts them
+    for name in ("suite2p", "video", "forging", "report"):
+        (tmp_path / INSTALLED / name).symlink_to(environment(name).parent.parent)
+    variables = {**prefect.environment, "HOME": str(tmp_path)}
+    said = demo(tmp_path / "demo", variables, "--science").splitlines()
+    steps = [line.split() for line in said if line.startswith("  ") and line.split()[0] in PIPELINES]
+    assert [words[0] for words in steps] == PIPELINES
+    assert all(words[2] == "s" for words in steps)
+    dataset, *pages = [Path(line.split("file://")[1]) for line in said if "file://" in line]
+    assert len(list(dataset.glob("305/*.nwb"))) == len(pages) == 3
+    assert pages[0].is_relative_to(tmp_path / "demo/storage")  # it has been archived
+    for page in pages:
+        assert "cells were found on all 3 days" in page.read_text()
+        assert "Nothing wrong was found" in page.read_text()
+    before = files(tmp_path / "demo")
+    again = demo(tmp_path / "demo", variables, "--science").splitlines()
+    steps = [line.split() for line in again if line.startswith("  ") and line.split()[0] in PIPELINES]
+    assert [words[:3] for words in steps] == [[name, "done", "already"] for name in PIPELINES]
+    assert again[-len(pages) :] == said[-len(pages) :]
+    assert files(tmp_path / "demo") == before

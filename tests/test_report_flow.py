@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 import yaml
 
 from flows.eligibility import done, obstacle
+from flows.process_session import skip
+from jobs.report import across_days
 from tests.environments import environment
 from tests.forging_session import PROJECT, SESSION, mark_done
 from tests.prefect_server import PrefectServer
 from tests.test_cli import sessionflow
 from tests.test_report import MANAGER, no_cell, plant_good
+from trackers.layout import SessionPaths, Volumes
 from trackers.lock import SessionLock
 from trackers.names import ProcessingPipelines as P
 
@@ -52,6 +56,29 @@ def test_a_report_is_made_again_once_newer_results_are_there() -> None:
 def test_a_session_of_which_there_is_nothing_to_show_has_no_report() -> None:
     assert obstacle(P.REPORT, facts()) == "neither suite2p nor video has anything to show yet"
     assert not obstacle(P.REPORT, facts(SUITE2P=EARLY))
+
+
+def test_a_session_is_processed_without_a_page_where_its_environment_is_not_installed() -> None:
+    there = {**facts(SUITE2P=EARLY), "report_problem": "The environment 'report' is not installed (Install it: …)"}
+    assert obstacle(P.REPORT, there) == there["report_problem"]
+    made = skip(P.REPORT, there | {"target": "Project/305"}, [P.REPORT], [], False)
+    assert made is not None
+    assert made.succeeded
+
+
+@pytest.mark.parametrize("named", ["", "early"])
+def test_a_page_shows_the_newest_cells_across_days_that_have_its_session_or_those_asked_for(
+    tmp_path: Path, named: str
+) -> None:
+    paths = SessionPaths(Volumes(tmp_path, tmp_path), PROJECT, "305", SESSION)
+    for time, (dataset, session) in enumerate((("early", SESSION), ("late", SESSION), ("other", "another session"))):
+        folder = tmp_path / "datasets" / PROJECT / dataset / "305"
+        (folder / session).mkdir(parents=True)
+        (folder / "cells.feather").touch()
+        os.utime(folder / "cells.feather", (time, time))
+    found = across_days(paths, tmp_path / "datasets", named)
+    assert found == tmp_path / "datasets" / PROJECT / (named or "late") / "305"
+    assert across_days(paths, tmp_path / "nowhere", "") is None
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "include": include_command(paths) if words else "",
         "quality_objection": quality_objection(paths),
         "own_datasets": str(target.site.datasets),
+        "report_problem": _lack(target.site, "report"),
     }
 
 
@@ -87,8 +88,13 @@ def _settings(paths: SessionPaths, pipeline: ProcessingPipelines) -> dict[str, A
 
 def _imaging(target: Target) -> dict[str, Any]:
     """Return what suite2p must know: how many planes there are, or in words why that cannot be said; what it lacks."""
-    lack = lacking(target.site, "suite2p")
-    return {**_recording(target.paths), "suite2p_problem": f"{lack.problem} ({lack.remedy})" if lack else ""}
+    return {**_recording(target.paths), "suite2p_problem": _lack(target.site, "suite2p")}
+
+
+def _lack(site: Site, environment: str) -> str:
+    """Say that a pipeline's environment is not there, and what to do; empty where it is."""
+    lack = lacking(site, environment)
+    return f"{lack.problem} ({lack.remedy})" if lack else ""
 
 
 def _recording(paths: SessionPaths) -> dict[str, Any]:
