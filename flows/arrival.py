@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient, get_client
@@ -23,6 +25,7 @@ from tasks.compute_server import STORAGE_VARIABLE, ComputeServer, this_computer
 DEPLOYMENT = "process-session"
 ANSWER_SECONDS = 45.0  # for a server to answer; it is asked again a minute later
 REQUESTED_BY = "arrival watch"
+PAGE = 200  # runs that Prefect is asked for at a time; it gives no more
 HERE = ""  # the id of the block that this computer has not
 Session = dict[str, str]
 
@@ -39,17 +42,18 @@ async def look(servers: dict[str, ComputeServer]) -> list[str]:
     async with get_client() as client:
         waiting = await _awaiting(client)
         done: list[str] = []
-        for block, server in servers.items():
-            runs = [run for run in waiting if _block_of(run) == block]
+        for place, server in {**_described_in(waiting), **servers}.items():
+            runs = [run for run in waiting if _place_of(run) == place]
             try:
                 answer = await _asked(server, [_session_of(run) for run in runs])
             except Exception as error:  # of one server; the others are looked at all the same
                 done.append(f"{server.label} could not be asked what has arrived: {error}")
                 continue
-            done += answer["problems"]
             done += [await _resumed(client, run) for run in runs if _session_of(run) in answer["complete"]]
-            new = [session for session in answer["arrived"] if not await _was_launched(client, session)]
-            done += [(await asyncio.to_thread(_launched, session, block)).words for session in new]
+            if place in servers:  # what arrives elsewhere is not ours to start
+                done += answer["problems"]
+                new = [session for session in answer["arrived"] if not await _was_launched(client, session)]
+                done += [(await asyncio.to_thread(_launched, session, place)).words for session in new]
         return done
 
 
@@ -72,8 +76,7 @@ async def _asked(server: ComputeServer, waiting: Iterable[Session]) -> dict[str,
 
 async def _awaiting(client: PrefectClient) -> list[FlowRun]:
     """Return the runs that await data."""
-    wanted = {"state": {"name": {"any_": [AWAITING]}}}
-    return await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=200)
+    return [run async for run in _runs(client, {"state": {"name": {"any_": [AWAITING]}}})]
 
 
 async def _resumed(client: PrefectClient, run: FlowRun) -> str:
@@ -84,23 +87,34 @@ async def _resumed(client: PrefectClient, run: FlowRun) -> str:
 
 async def _was_launched(client: PrefectClient, session: Session) -> bool:
     """Whether a run of the session's own was ever started: a person or the night decides what comes after that one."""
-    deployment = DeploymentFilter.model_validate({"name": {"any_": [DEPLOYMENT]}})
-    wanted = FlowRunFilter.model_validate({"tags": {"all_": [session["project"], session["animal"]]}})
-    for offset in range(0, 100_000, 200):
-        runs = await client.read_flow_runs(
-            deployment_filter=deployment, flow_run_filter=wanted, limit=200, offset=offset
-        )
-        if any(_session_of(run) == session for run in runs):
+    wanted = {"tags": {"all_": [session["project"], session["animal"]]}}
+    async for run in _runs(client, wanted, {"name": {"any_": [DEPLOYMENT]}}):
+        if _session_of(run) == session:
             return True
-        if len(runs) < 200:
-            break
     return False
 
 
-def _launched(session: Session, block: str) -> Outcome:
+async def _runs(
+    client: PrefectClient, wanted: dict[str, Any], deployments: dict[str, Any] | None = None
+) -> AsyncIterator[FlowRun]:
+    """Ask for flow runs, a page at a time."""
+    for offset in itertools.count(0, PAGE):
+        page = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate(wanted),
+            deployment_filter=DeploymentFilter.model_validate(deployments) if deployments else None,
+            limit=PAGE,
+            offset=offset,
+        )
+        for run in page:
+            yield run
+        if len(page) < PAGE:
+            return
+
+
+def _launched(session: Session, place: str) -> Outcome:
     parameters: dict[str, Any] = {**session, "requested_by": REQUESTED_BY}
-    if block:
-        parameters["server"] = {"$ref": {"block_document_id": block}}
+    if place != HERE:
+        parameters["server"] = {"$ref": {"block_document_id": place}}
     return launch(DEPLOYMENT, **parameters)
 
 
@@ -108,8 +122,21 @@ def _session_of(run: FlowRun) -> Session:
     return {name: str((run.parameters or {}).get(name)) for name in ("project", "animal", "session")}
 
 
-def _block_of(run: FlowRun) -> str:
-    """Return the id of the block that a run names as its server; one that names none is on this computer."""
+def _place_of(run: FlowRun) -> str:
+    """Return which server a run names: the id of its block, its description where it has none, or this computer."""
     server = (run.parameters or {}).get("server")
-    reference = server.get("$ref") if isinstance(server, dict) else None
-    return str(reference.get("block_document_id")) if isinstance(reference, dict) else HERE
+    if not isinstance(server, dict):
+        return HERE
+    reference = server.get("$ref")
+    return str(reference.get("block_document_id")) if isinstance(reference, dict) else json.dumps(server)
+
+
+def _described_in(runs: list[FlowRun]) -> dict[str, ComputeServer]:
+    """Return the servers that runs describe themselves, instead of naming a block, by their place."""
+    found: dict[str, ComputeServer] = {}
+    for run in runs:
+        server = (run.parameters or {}).get("server")
+        with contextlib.suppress(ValueError):  # the run itself will say what is wrong with it
+            if isinstance(server, dict) and "$ref" not in server:
+                found[_place_of(run)] = ComputeServer(**server)
+    return found

@@ -1,7 +1,8 @@
 """What people are told without looking: a message for each new failure, and a digest of the night.
 
 They go to Prefect's notification blocks that SESSIONFLOW_NOTIFY names (`slack-webhook/lab,mail/me`). A part of the
-watch of `sessionflow up`; what was told is kept in a file, so that nothing is told twice or lost when that restarts.
+watch of `sessionflow up`; what each block was told is kept in a file: nothing is told twice or lost when that restarts,
+and what one block did not take is tried again with that one alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -27,7 +29,7 @@ from trackers.errors import BadInputError
 from trackers.files import atomic_write
 
 NOTIFY_VARIABLE = "SESSIONFLOW_NOTIFY"
-DIGEST_VARIABLE = "SESSIONFLOW_DIGEST"  # HH:MM, local time
+DIGEST_VARIABLE = "SESSIONFLOW_DIGEST"  # HH:MM, in this computer's time zone
 DIGEST_TIME = "07:00"
 SESSION_FLOW, PROJECT_FLOW = "process-session", "process-project"
 REMEMBERED = timedelta(days=90)  # a failure that was told; one that comes back later is new
@@ -38,7 +40,7 @@ _PAGE = 200
 
 @dataclass
 class Told:
-    """What has been told already.
+    """What has been told already through one block.
 
     Attributes:
         since: failures that ended later have not been looked at; ISO 8601.
@@ -51,11 +53,11 @@ class Told:
     failures: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, now: datetime) -> Told:
-        """Read it; the first time, and where it cannot be read, what was before now counts as told."""
+    def read(cls, path: Path, name: str, now: datetime) -> Told:
+        """Read it; for a new block, and where it cannot be read, what was before now counts as told."""
         try:
-            return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            return cls(**json.loads(path.read_bytes())[name])
+        except (OSError, ValueError, TypeError, KeyError):
             return cls(now.isoformat(), now.isoformat())
 
 
@@ -80,40 +82,48 @@ class Failure:
 
 
 async def tell(path: Path, now: datetime) -> list[str]:
-    """Send what is new, and the digest when it is time; return what was sent, a line each.
+    """Send each block what is new, and the digest when it is time; return what was sent, or not taken, a line each.
 
     Args:
         path: the file that remembers.
-        now: with its zone, which the digest's time is in.
+        now: with its zone.
 
-    Raises:
-        Exception: of many kinds: Prefect cannot be asked, or a message was not taken; it is tried again.
     """
     names = [name for name in os.environ.get(NOTIFY_VARIABLE, "").replace(" ", "").split(",") if name]
-    if not names:
-        return []
-    blocks = [await _block(name) for name in names]
-    told, sent = Told.read(path, now), list[str]()
+    records = {name: Told.read(path, name, now) for name in names}
+    said: list[str] = []
+    for name, told in records.items():
+        try:
+            async for subject in _tell(await _block(name), told, now):
+                _keep(path, records)
+                said.append(f"{name}: {subject}")
+        except Exception as error:  # of many kinds, and of this block; the others are told all the same
+            said.append(f"{name}: {str(error) or type(error).__name__}; it is tried again every minute")
+        _keep(path, records)
+    return said
+
+
+async def _tell(block: NotificationBlock, told: Told, now: datetime) -> AsyncIterator[str]:
+    """Send one block what it was not told yet, and note it in `told`; give the subject of each message."""
     async with get_client() as client:
         failed = await _failed(client, datetime.fromisoformat(told.since) - LATE)
         new = {failure.key: failure for failure in map(failure_of, failed) if failure.key not in told.failures}
         for cause in dict.fromkeys(failure.cause for failure in new.values()):
             subject, body = failure_message([failure for failure in new.values() if failure.cause == cause])
-            await _send(blocks, subject, body)
+            await _send(block, subject, body)
             told.failures |= {key: now.isoformat() for key, failure in new.items() if failure.cause == cause}
-            _keep(path, told)
-            sent.append(subject)
+            yield subject
         told.since = max([told.since, *(_end(run).isoformat() for run in failed)])
         due = digest_due(datetime.fromisoformat(told.digest), now, os.environ.get(DIGEST_VARIABLE) or DIGEST_TIME)
         if due is not None:
-            if message := digest_message(await _ended(client, datetime.fromisoformat(told.digest), due)):
-                await _send(blocks, *message)
-                sent.append(message[0])
+            message = digest_message(await _ended(client, datetime.fromisoformat(told.digest), due))
+            if message is not None:
+                await _send(block, *message)
             told.digest = due.isoformat()
+            if message is not None:
+                yield message[0]
     old = (now - REMEMBERED).isoformat()
     told.failures = {key: when for key, when in told.failures.items() if when > old}
-    _keep(path, told)
-    return sent
 
 
 def failure_of(run: FlowRun) -> Failure:
@@ -143,14 +153,23 @@ def failure_message(failures: list[Failure]) -> tuple[str, str]:
 def digest_due(last: datetime, now: datetime, at: str) -> datetime | None:
     """Return the moment at which a digest became due since the last one; None where none did.
 
+    Args:
+        last: until when the last one told.
+        now: with its zone.
+        at: when it is due, in this computer's time zone: each day at that time, also where clocks were changed since.
+
     Raises:
         BadInputError: `at` is no time of day.
     """
     try:
-        moment = datetime.combine(now.date(), time.fromisoformat(at), now.tzinfo)
+        of_day = time.fromisoformat(at)
+        if of_day.tzinfo is not None:
+            raise ValueError(at)
     except ValueError:
         raise BadInputError(f"{DIGEST_VARIABLE} is {at!r}, and should be a time of day like 07:00.") from None
-    moment = moment if moment <= now else moment - timedelta(days=1)
+    today = now.astimezone().date()
+    moments = [datetime.combine(day, of_day).astimezone() for day in (today, today - timedelta(days=1))]
+    moment = next(moment for moment in moments if moment <= now)
     return moment if last < moment else None
 
 
@@ -170,10 +189,9 @@ def digest_message(runs: list[FlowRun]) -> tuple[str, str] | None:
     return f"sessionflow: {', '.join(counts)}", "\n".join(lines)
 
 
-async def _send(blocks: list[NotificationBlock], subject: str, body: str) -> None:
-    for block in blocks:
-        with block.raise_on_failure():  # else Slack's and Teams' say nothing of a message that was not taken
-            await block.notify(body, subject)
+async def _send(block: NotificationBlock, subject: str, body: str) -> None:
+    with block.raise_on_failure():  # else Slack's and Teams' say nothing of a message that was not taken
+        await block.notify(body, subject)
 
 
 async def _block(name: str) -> NotificationBlock:
@@ -232,5 +250,6 @@ def _end(run: FlowRun) -> datetime:
     return run.end_time
 
 
-def _keep(path: Path, told: Told) -> None:
-    atomic_write(path, json.dumps(asdict(told), indent=1).encode())
+def _keep(path: Path, records: dict[str, Told]) -> None:
+    found = {name: asdict(told) for name, told in records.items()}
+    atomic_write(path, json.dumps(found, indent=1).encode())

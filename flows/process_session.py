@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flows.archiving import archiving
-from flows.awaiting import await_data
+from flows.awaiting import described
 from flows.behavior import behavior
 from flows.checksum import checksum
 from flows.eligibility import (
@@ -97,10 +97,9 @@ async def process_session(
     chosen = chosen_pipelines(pipelines, archive=archive)
     reports: list[PipelineReport] = []
     async with connected_session(server, project, animal, session) as connection:
-        facts = await connection.describe()
+        facts = await described(connection)
         if reason := refusal(facts):
             raise NotEligibleError(f"{facts['target']} cannot be processed: {reason}")
-        await await_data(facts)
 
         def again(which: ProcessingPipelines, facts: Facts) -> bool:
             return reprocess or (rerun_stale and bool(stale(which, facts)))

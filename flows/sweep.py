@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
+import httpx
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogHandler
 
 from flows.pipeline_flow import manifest_later, pipeline_flow, this_holder
 from tasks.artifacts import connected_in_run
@@ -40,3 +49,18 @@ async def sweep(
         if finding.outcome == "repaired":
             manifest_later(finding.target.split("/")[0], server)
     return report
+
+
+@sweep.on_completion
+async def leave_no_idle_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Remove a run that a schedule started and that found nothing: one for every hour would hide all others.
+
+    Prefect has recorded the run's end by now, and asks for nothing of it any more.
+    """
+    report = await state.aresult(raise_on_failure=False)
+    if not flow_run.auto_scheduled or not isinstance(report, SweepReport) or report.findings or report.notes:
+        return
+    with contextlib.suppress(ObjectNotFound, httpx.HTTPError):  # gone already, or Prefect is away: then one stays
+        await APILogHandler.aflush()  # what arrives later is not removed with the run
+        async with get_client() as client:
+            await client.delete_flow_run(flow_run.id)

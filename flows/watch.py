@@ -21,7 +21,7 @@ logger = logging.getLogger("sessionflow")
 
 async def watch(told: Path) -> None:
     """Look again and again, until ended; nothing that goes wrong ends it."""
-    said: dict[str, str] = {}
+    said: dict[str, list[str]] = {}
     while True:
         await _tried("arrivals", _arrivals, said)
         await _tried("messages", lambda: morning.tell(told, datetime.now().astimezone()), said)
@@ -32,17 +32,16 @@ async def _arrivals() -> list[str]:
     return await arrival.look(await arrival.servers())
 
 
-async def _tried(what: str, look: Callable[[], Awaitable[list[str]]], said: dict[str, str]) -> None:
-    """Log what was done; what went wrong as well, once."""
+async def _tried(what: str, look: Callable[[], Awaitable[list[str]]], said: dict[str, list[str]]) -> None:
+    """Log what was done and what went wrong; what goes on being wrong is said once."""
     try:
-        for line in await look():
+        lines = await look()
+    except Exception as error:  # Prefect is away: tried again
+        lines = [f"{what}: {str(error) or type(error).__name__}; tried again every minute"]
+    for line in lines:
+        if line not in said.get(what, ()):
             logger.warning("%s", line)
-        said.pop(what, None)
-    except Exception as error:  # Prefect is away, a message was not taken: tried again
-        words = str(error) or type(error).__name__
-        if said.get(what) != words:
-            logger.warning("%s: %s; tried again every minute", what, words)
-        said[what] = words
+    said[what] = lines
 
 
 if __name__ == "__main__":

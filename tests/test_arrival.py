@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows import arrival
+from flows.awaiting import AWAITING
 from jobs.checksum import directory_checksum
 from tests.conftest import SESSION, make_session
 from tests.lab_up import LabUp
+from tests.prefect_server import PrefectServer
 from trackers import arrivals, exclusions
+from trackers.errors import NotFoundError
 from trackers.session import CHECKSUM_FILE
 from trackers.site import Site
 from trackers.targets import Target
@@ -30,8 +37,8 @@ def arrived(root: Path) -> list[str]:
     return [names["session"] for names in found["arrived"]]
 
 
-def add(root: Path, session: str, *, complete: bool = True) -> Path:
-    raw_data = make_session(root / "storage", session=session, kind="window checking") / "raw_data"
+def add(root: Path, session: str, *, complete: bool = True, animal: str = "305") -> Path:
+    raw_data = make_session(root / "storage", animal=animal, session=session, kind="window checking") / "raw_data"
     (raw_data / CHECKSUM_FILE).write_text(directory_checksum(raw_data))
     if not complete:
         (raw_data / "telomere.bin").unlink()
@@ -72,6 +79,60 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_its_project_alone(tmp_path: 
     assert found["complete"] == [{"project": "Project", "animal": "305", "session": OLD}]
 
 
+def test_a_session_lacks_what_may_still_come_and_a_project_that_is_not_there_will_not(tmp_path: Path) -> None:
+    (tmp_path / "working").mkdir()
+    raw_data = add(tmp_path, LATER, complete=False)
+    paths = Target(site_of(tmp_path), "Project", "305", LATER).paths
+    assert "telomere.bin" in arrivals.lacking(paths)
+    (raw_data / "nk.bin").touch()
+    assert arrivals.lacking(paths) == ""
+    for animal, session in (("305", NEW), ("306", OLD)):
+        paths = Target(site_of(tmp_path), "Project", animal, session).paths
+        assert arrivals.lacking(paths) == f"there is no session in {paths.storage_directory} yet"
+    with pytest.raises(NotFoundError, match="no project 'Projekt'"):
+        arrivals.lacking(Target(site_of(tmp_path), "Projekt", "305", OLD).paths)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    prefect = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    prefect.start()
+    yield prefect
+    prefect.stop()
+
+
+def awaiting(prefect: PrefectServer, session: str, server: dict[str, Any] | None) -> str:
+    """Have a run await the data of a session; return its id."""
+    flow = prefect.post("flows/", {"name": "process-session"})["id"]
+    deployment = prefect.post("deployments/", {"name": "process-session", "flow_id": flow})["id"]
+    parameters = {"project": "Project", "animal": "305", "session": session, "server": server}
+    run = prefect.post(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
+    until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    details = {"pause_timeout": until, "pause_reschedule": True, "pause_key": "data"}
+    state = {"type": "PAUSED", "name": AWAITING, "state_details": details}
+    prefect.post(f"flow_runs/{run}/set_state", {"state": state, "force": True})
+    return str(run)
+
+
+async def test_runs_that_describe_their_server_themselves_are_resumed_however_many_await_their_data(
+    server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "working").mkdir()
+    monkeypatch.setattr(arrival, "PAGE", 3)
+    description = {"storage_root": str(tmp_path / "storage"), "working_root": str(tmp_path / "working")}
+    add(tmp_path, OLD)
+    complete = [awaiting(server, OLD, description) for _ in range(5)]
+    absent = awaiting(server, NEW, description)
+    awaiting(server, OLD, {"storage_root": "/nowhere"})
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        said = await arrival.look({})
+    assert sum(line.endswith("its run begins") for line in said) == len(complete), said
+    assert "/nowhere" in said[-1]
+    runs = {run["id"]: run["state_name"] for run in server.post("flow_runs/filter", {})}
+    assert [runs[run] for run in complete] == ["Resuming"] * len(complete)
+    assert runs[absent] == AWAITING
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabUp]:
     up = LabUp(tmp_path_factory.mktemp("lab"))
@@ -102,6 +163,28 @@ def test_a_run_that_was_launched_too_early_awaits_its_data_and_then_begins(lab: 
     ended = lab.ended(run, ROUND_SECONDS)
     assert ended["state_name"] == "Completed", ended["state"]["message"]
     assert len(runs_of(lab, LATER)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_a_run_of_a_session_that_has_no_folder_yet_awaits_it_and_one_of_no_project_fails(lab: LabUp) -> None:
+    session, names = LATER.replace("2027", "2028"), {"project": "Project", "animal": "306"}
+    run = lab.launch("process-session/process-session", **names, session=session)
+    nowhere = lab.launch("process-session/process-session", project="Projekt", animal="306", session=session)
+    assert "There is no project 'Projekt'" in lab.ended(nowhere)["state"]["message"]
+    lab.wait(lambda: lab.run(run)["state_name"] == "AwaitingData", 90)
+    assert f"Project/306/{session} yet" in lab.run(run)["state"]["message"]
+    with pytest.raises(urllib.error.HTTPError):  # a name that can never be one
+        lab.launch("process-session/process-session", **names, session="../yesterday")
+    raw_data = lab.storage / "Project" / "306" / session / "raw_data"
+    raw_data.mkdir(parents=True)  # the copy has begun
+    early = lab.launch("process-session/process-session", **names, session=session)
+    lab.wait(lambda: lab.run(early)["state_name"] == "AwaitingData", 90)
+    raw_data.rmdir()
+    raw_data.parent.rmdir()
+    add(lab.root, session, animal="306")
+    ended = lab.ended(run, ROUND_SECONDS)
+    assert ended["state_name"] == "Completed", ended["state"]["message"]
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +20,17 @@ from tasks.mail import Mail
 from tests.prefect_server import PrefectServer, free_port
 from trackers.errors import BadInputError
 
-ZONE = timezone(timedelta(hours=-5))
-NIGHT = datetime(2026, 11, 25, 3, 0, tzinfo=ZONE)
+NIGHT = datetime(2026, 11, 25, 3, 0, tzinfo=timezone(timedelta(hours=-5)))
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This computer stands there."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.mark.parametrize(
@@ -32,13 +42,38 @@ NIGHT = datetime(2026, 11, 25, 3, 0, tzinfo=ZONE)
         (NIGHT, NIGHT + timedelta(days=2), (NIGHT + timedelta(days=1)).replace(hour=7)),
     ],
 )
+@pytest.mark.usefixtures("new_york")
 def test_a_digest_is_due_once_after_its_time_of_day(last: datetime, now: datetime, due: datetime | None) -> None:
     assert digest_due(last, now, "07:00") == due
+    assert digest_due(last, now.astimezone(UTC), "07:00") == due, "in this computer's zone, whatever that of `now` is"
 
 
-def test_a_time_that_is_none_is_refused() -> None:
+@pytest.mark.usefixtures("new_york")
+@pytest.mark.parametrize(
+    ("first", "at", "expected"),
+    [
+        (datetime(2026, 3, 6, 17, tzinfo=UTC), "07:00", [12, 11, 11]),  # clocks go forward on the 8th
+        (datetime(2026, 10, 30, 17, tzinfo=UTC), "07:00", [11, 12, 12]),  # and back on November 1st
+        (datetime(2026, 3, 6, 17, tzinfo=UTC), "02:30", [7, 6, 6]),  # on the 8th there is no such time: it is 01:30
+        (datetime(2026, 10, 30, 17, tzinfo=UTC), "01:30", [5, 5, 6]),  # on the 1st it comes twice: the first counts
+    ],
+)
+def test_there_is_one_digest_a_day_at_its_time_also_when_clocks_change(
+    first: datetime, at: str, expected: list[int]
+) -> None:
+    last, found = first, []
+    for minutes in range(0, 3 * 24 * 60, 5):
+        if due := digest_due(last, first + timedelta(minutes=minutes), at):
+            found.append(due.astimezone(UTC))
+            last = due
+    assert [(moment - first).days for moment in found] == [0, 1, 2]
+    assert [moment.hour for moment in found] == expected
+
+
+@pytest.mark.parametrize("at", ["seven", "25:00", "07:00+02:00"])
+def test_a_time_that_is_none_is_refused(at: str) -> None:
     with pytest.raises(BadInputError, match="07:00"):
-        digest_due(NIGHT, NIGHT, "seven")
+        digest_due(NIGHT, NIGHT, at)
 
 
 def test_many_that_fail_for_one_reason_are_one_message() -> None:
@@ -114,14 +149,15 @@ async def test_a_new_failure_is_told_once_by_webhook_and_mail_and_the_night_in_t
             await Mail(host="127.0.0.1", port=port, security="none", **to).save("night")
             now = datetime.now().astimezone()
             before = (now - timedelta(hours=1)).isoformat()
-            told.write_text(json.dumps({"since": before, "digest": before, "failures": {}}))
+            record = {"since": before, "digest": before, "failures": {}}
+            told.write_text(json.dumps({"custom-webhook/lab": record, "mail/night": record}))
             assert await tell(told, now) == []
             for name in ("one", "two"):
                 run(prefect, name, "FAILED", f"behavior of P/305/{name}: failed: the disk is full\nmore")
             run(prefect, "good", "COMPLETED", "")
             failed = run(prefect, "three", "FAILED", "checksum of P/305/three: it differs")
             later = now + timedelta(minutes=1)
-            assert len(await tell(told, later)) == 2
+            assert len(await tell(told, later)) == 4
             assert await tell(told, later) == []
             texts = [message["text"] for message in _Webhook.heard]
             assert texts == ["sessionflow: P/305/one and 1 more failed", "sessionflow: P/305/three failed"]
@@ -131,12 +167,18 @@ async def test_a_new_failure_is_told_once_by_webhook_and_mail_and_the_night_in_t
             assert await tell(told, later) == [], "the same again is not new"
             _Webhook.refuse = True
             run(prefect, "four", "FAILED", "something else")
-            with pytest.raises(Exception, match="500"):
-                await tell(told, later)
+            refused, sent = await tell(told, later)
+            assert "500" in refused
+            assert "tried again" in refused
+            assert sent == "mail/night: sessionflow: P/305/four failed", "the other block is told all the same"
             _Webhook.refuse = False
-            assert await tell(told, later) == ["sessionflow: P/305/four failed"], "it was tried again"
-            (digest,) = await tell(told, now + timedelta(days=1, minutes=1))
-            assert "1 succeeded, 5 failed" in digest
+            assert await tell(told, later) == ["custom-webhook/lab: sessionflow: P/305/four failed"], "that one alone"
+            assert len(mailbox.mails) == 3
+            monkeypatch.setenv("SESSIONFLOW_NOTIFY", "custom-webhook/lab, mail/nobody, mail/night")
+            *said, none, _ = await tell(told, now + timedelta(days=1, minutes=1))
+            assert "1 succeeded, 5 failed" in said[0]
+            assert "no such block" in none
+            monkeypatch.setenv("SESSIONFLOW_NOTIFY", "custom-webhook/lab, mail/night")
             assert await tell(told, now + timedelta(days=1, minutes=2)) == []
             assert await tell(told, now + timedelta(days=3)) == [], "nothing happened"
     finally:

@@ -13,6 +13,7 @@ from trackers.errors import SessionflowError
 from trackers.exclusions import exclusion_words
 from trackers.facts import sessions_of
 from trackers.files import atomic_write, dump_yaml, load_yaml, locked, make_directory
+from trackers.layout import SessionPaths
 from trackers.manager import NOBODY
 from trackers.names import validate_name
 from trackers.processes import this_account
@@ -82,8 +83,21 @@ def switch_off(target: Target) -> bool:
     return True
 
 
+def lacking(paths: SessionPaths) -> str:
+    """Say what a session lacks that may still come, from its folder on; empty where nothing is to be waited for.
+
+    Raises:
+        NotFoundError: there is no such project, where the session could come to.
+    """
+    paths.project_paths.check()
+    if not paths.storage_directory.is_dir():
+        return f"there is no session in {paths.storage_directory} yet"
+    found = completeness(paths.raw_data)
+    return found.value if found is Completeness.INCOMPLETE else ""
+
+
 def arrivals(site: Site, waiting: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return what has arrived in every project that wants to know, and which of the sessions waited for are complete.
+    """Return what has arrived in every project that wants to know, and which of those waited for need be no longer.
 
     A session has arrived when it is complete, was not when its project was switched on, nothing ever ran on it, nobody
     works on it now, and it is not excluded.
@@ -101,7 +115,7 @@ def arrivals(site: Site, waiting: Iterable[dict[str, Any]]) -> dict[str, Any]:
                 arrived += _new(target, switched)
         except (SessionflowError, OSError) as error:
             problems.append(f"{project}: {error}")
-    complete = [names for names in waiting if _is_complete(site, names)]
+    complete = [names for names in waiting if _lacks_nothing(site, names)]
     return {"arrived": arrived, "complete": complete, "problems": problems}
 
 
@@ -117,10 +131,9 @@ def _new(target: Target, switched: Arrival) -> Iterator[dict[str, str]]:
                 yield {"project": target.project, "animal": animal, "session": name}
 
 
-def _is_complete(site: Site, names: dict[str, Any]) -> bool:
+def _lacks_nothing(site: Site, names: dict[str, Any]) -> bool:
     with contextlib.suppress(SessionflowError, OSError):
-        project, animal, session = (str(names[key]) for key in ("project", "animal", "session"))
-        return _complete(Target(site, project), animal, session)
+        return not lacking(SessionPaths(site.volumes, *(str(names[key]) for key in ("project", "animal", "session"))))
     return False
 
 

@@ -263,6 +263,11 @@ def arrivals(arguments: dict[str, Any]) -> dict[str, Any]:
     return arriving.arrivals(_site(arguments), arguments.get("waiting") or ())
 
 
+def awaited(arguments: dict[str, Any]) -> dict[str, str]:
+    """Say what a session lacks that may still come, also where it has no folder yet; see `trackers.arrivals`."""
+    return {"lacking": arriving.lacking(_paths(arguments))}
+
+
 def arrival(arguments: dict[str, Any]) -> dict[str, Any]:
     """Say whether a project's sessions are processed on arrival, after switching that `on` or `off` where asked to."""
     target = _target(arguments)
@@ -361,6 +366,6 @@ CALLS: dict[str, Call] = {
         *(sweep_look, sweep_repair),
         *(exclude, include, where),
         *(qualities, overrule, discard_previous),
-        *(arrivals, arrival),
+        *(arrivals, awaited, arrival),
     )
 }
