@@ -183,7 +183,8 @@ async def test_a_reprocessing_that_failed_leaves_the_result_and_goes_on_with_the
     report = await recording.run(python, **wish)
     assert report.succeeded, report.sentence
     attempts = {job.name: job.attempts for job in report.jobs}
-    assert attempts == {"binarize": 1, "plane-0": 1, "plane-1": 2, "combine": attempts["combine"], "publish": 1}
+    assert (attempts["binarize"], attempts["plane-0"], attempts["plane-1"]) == (1, 1, 2)
+    assert report.jobs[-1].name == "publish"
     assert (recording.results / "plane0" / "F.npy").stat().st_mtime_ns == before
     assert_equal(planes_of(recording.results / "previous", 2), once)
     assert not (recording.results / "next").exists()

@@ -223,7 +223,8 @@ async def test_a_new_result_takes_the_place_of_the_old_one_once_every_camera_is_
     of(paths, "left").write_bytes(movie)
     report = await run(paths, components=3)
     assert report.succeeded, report.sentence
-    assert {job.name: job.attempts for job in report.jobs} == {"face": 1, "left": 2, "publish": 1}
+    assert [(job.name, job.attempts) for job in report.jobs[:-1]] == [("face", 1), ("left", 2)]
+    assert report.jobs[-1].name == "publish"
     assert there().keys() == old.keys()
     assert {path.name: path.read_bytes() for path in (folder / "previous").iterdir()} == old
     assert "component_4" not in pl.read_ipc(folder / "face_camera_motion.feather").columns
