@@ -220,6 +220,7 @@ def _speak_of(place: Path, made_in: Path) -> None:
     for path in (p for name in ("db.npy", "ops.npy") for p in made_in.rglob(name)):
         found = np.load(path, allow_pickle=True).item()
         told = {k: v.replace(str(made_in), str(place), 1) if isinstance(v, str) else v for k, v in found.items()}
+        told |= {"save_path0": str(place.parent), "save_folder": place.name}
         np.save(path, told)  # type: ignore[arg-type]
 
 
