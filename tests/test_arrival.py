@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -228,14 +227,12 @@ def test_a_run_of_a_session_that_has_no_folder_yet_awaits_it_and_one_of_no_proje
     assert "There is no project 'Projekt'" in lab.ended(nowhere)["state"]["message"]
     lab.wait(lambda: lab.run(run)["state_name"] == "AwaitingData", 90)
     assert f"Project/306/{session} yet" in lab.run(run)["state"]["message"]
-    with pytest.raises(urllib.error.HTTPError):  # a name that can never be one
-        lab.launch("process-session/process-session", **names, session="../yesterday")
-    raw_data = lab.storage / "Project" / "306" / session / "raw_data"
-    raw_data.mkdir(parents=True)  # the copy has begun
-    early = lab.launch("process-session/process-session", **names, session=session)
+    impossible = lab.launch("process-session/process-session", **names, session="../yesterday")
+    assert "'../yesterday'" in lab.ended(impossible)["state"]["message"]
+    begun = LATER.replace("2027", "2029")  # the copy: session_data.yaml is not there yet
+    (lab.storage / "Project" / "306" / begun / "raw_data").mkdir(parents=True)
+    early = lab.launch("process-session/process-session", **names, session=begun)
     lab.wait(lambda: lab.run(early)["state_name"] == "AwaitingData", 90)
-    raw_data.rmdir()
-    raw_data.parent.rmdir()
     add(lab.root, session, animal="306")
     ended = lab.ended(run, ROUND_SECONDS)
     assert ended["state_name"] == "Completed", ended["state"]["message"]
