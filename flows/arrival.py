@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from flows.awaiting import AWAITING
 from flows.launch import Outcome, launch
 from tasks.client import connected
 from tasks.compute_server import STORAGE_VARIABLE, ComputeServer, this_computer
+from trackers.processes import this_account
 
 DEPLOYMENT = "process-session"
 ANSWER_SECONDS = 45.0  # for a server to answer; it is asked again a minute later
@@ -41,19 +43,20 @@ async def look(servers: dict[str, ComputeServer]) -> list[str]:
     """
     async with get_client() as client:
         waiting = await _awaiting(client)
+        watch = await _name(client) if servers else ""
         done: list[str] = []
         for place, server in {**_described_in(waiting), **servers}.items():
             runs = [run for run in waiting if _place_of(run) == place]
             try:
-                answer = await _asked(server, [_session_of(run) for run in runs])
+                # what arrives on a server that no block names is not ours to start
+                answer = await _asked(server, [_session_of(run) for run in runs], watch if place in servers else "")
             except Exception as error:  # of one server; the others are looked at all the same
                 done.append(f"{server.label} could not be asked what has arrived: {error}")
                 continue
+            done += answer["problems"]
             done += [await _resumed(client, run) for run in runs if _session_of(run) in answer["complete"]]
-            if place in servers:  # what arrives elsewhere is not ours to start
-                done += answer["problems"]
-                new = [session for session in answer["arrived"] if not await _was_launched(client, session)]
-                done += [(await asyncio.to_thread(_launched, session, place)).words for session in new]
+            new = [session for session in answer["arrived"] if not await _was_launched(client, session)]
+            done += [(await asyncio.to_thread(_launched, session, place)).words for session in new]
         return done
 
 
@@ -68,9 +71,15 @@ async def servers() -> dict[str, ComputeServer]:
     return found
 
 
-async def _asked(server: ComputeServer, waiting: Iterable[Session]) -> dict[str, Any]:
+async def _name(client: PrefectClient) -> str:
+    """Return what tells the watch of this Prefect from those of others, which may share its servers."""
+    deployment = await client.read_deployment_by_name(f"{DEPLOYMENT}/{DEPLOYMENT}")
+    return f"{this_account()}@{socket.gethostname()}, Prefect's deployment {deployment.id}"
+
+
+async def _asked(server: ComputeServer, waiting: Iterable[Session], watch: str) -> dict[str, Any]:
     async with asyncio.timeout(ANSWER_SECONDS), connected(server) as client:
-        answer: dict[str, Any] = await client.ask_within(ANSWER_SECONDS, "arrivals", waiting=list(waiting))
+        answer: dict[str, Any] = await client.ask_within(ANSWER_SECONDS, "arrivals", waiting=list(waiting), watch=watch)
         return answer
 
 

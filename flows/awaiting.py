@@ -20,7 +20,7 @@ from prefect.utilities.engine import propose_state
 from flows.eligibility import Facts, excluded
 from flows.pipeline import Connection
 from trackers.errors import NotFoundError, SessionDataError
-from trackers.session import COMPLETE_MARKER, Completeness
+from trackers.session import Completeness
 
 AWAITING = "AwaitingData"  # the name of the state
 LONGEST_SECONDS = 30 * 24 * 3600  # then Prefect fails the run
@@ -58,7 +58,7 @@ async def _suspend(lacking: str) -> None:
     context = FlowRunContext.get()
     if not lacking or context is None or context.flow_run is None:
         return
-    message = f"{lacking}. The run begins when raw_data has {COMPLETE_MARKER}."
+    message = f"{lacking}. The run begins when the data is complete."
     state: State[Any] = Suspended(timeout_seconds=LONGEST_SECONDS, pause_key=f"{AWAITING} {uuid4()}", message=message)
     state.name = AWAITING
     get_run_logger().info("Awaiting data: %s", message)

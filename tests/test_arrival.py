@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import arrival
 from flows.awaiting import AWAITING
 from jobs.checksum import directory_checksum
+from tasks.compute_server import ComputeServer
 from tests.conftest import SESSION, make_session
 from tests.lab_up import LabUp
 from tests.prefect_server import PrefectServer
@@ -31,8 +32,8 @@ def site_of(root: Path) -> Site:
     return Site.from_json({"storage": str(root / "storage"), "working": str(root / "working")})
 
 
-def arrived(root: Path) -> list[str]:
-    found = arrivals.arrivals(site_of(root), [])
+def arrived(root: Path, watch: str = "ours") -> list[str]:
+    found = arrivals.arrivals(site_of(root), [], watch)
     assert found["problems"] == []
     return [names["session"] for names in found["arrived"]]
 
@@ -74,9 +75,28 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_its_project_alone(tmp_path: 
     add(tmp_path, OLD)
     arrivals.switch_on(Target(site_of(tmp_path), "Project"), "")
     (tmp_path / "storage" / "Project" / arrivals.FILE).write_text("a: [")
-    found = arrivals.arrivals(site_of(tmp_path), [{"project": "Project", "animal": "305", "session": OLD}])
+    found = arrivals.arrivals(site_of(tmp_path), [{"project": "Project", "animal": "305", "session": OLD}], "ours")
     assert "Project" in found["problems"][0]
     assert found["complete"] == [{"project": "Project", "animal": "305", "session": OLD}]
+
+
+def test_of_several_watches_one_starts_what_arrives_and_after_a_restart_still_may(tmp_path: Path) -> None:
+    (tmp_path / "working").mkdir()
+    add(tmp_path, OLD)
+    arrivals.switch_on(Target(site_of(tmp_path), "Project"), "")
+    paths = Target(site_of(tmp_path), "Project", "305", add(tmp_path, NEW).parent.name).paths
+    assert arrivals.arrivals(site_of(tmp_path), [])["arrived"] == [], "who starts nothing claims nothing"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: arrived(tmp_path, f"watch {n}"), range(8)))
+    assert sorted(found) == [*[[]] * 7, [NEW]]
+    first = f"watch {found.index([NEW])}"
+    assert arrived(tmp_path, first) == [NEW]
+    (paths.tracking_data / arrivals.CLAIM).write_text("watch: [")
+    add(tmp_path, LATER)
+    with pytest.raises(AssertionError, match="next watch that asks"):
+        arrived(tmp_path, first)
+    (paths.tracking_data / arrivals.CLAIM).unlink()
+    assert arrived(tmp_path, "another") == [NEW, LATER]
 
 
 def test_a_session_lacks_what_may_still_come_and_a_project_that_is_not_there_will_not(tmp_path: Path) -> None:
@@ -101,10 +121,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     prefect.stop()
 
 
+def deployed(prefect: PrefectServer) -> str:
+    """Have a deployment without a worker; return its id."""
+    flow = prefect.post("flows/", {"name": "process-session"})["id"]
+    return str(prefect.post("deployments/", {"name": "process-session", "flow_id": flow})["id"])
+
+
 def awaiting(prefect: PrefectServer, session: str, server: dict[str, Any] | None) -> str:
     """Have a run await the data of a session; return its id."""
-    flow = prefect.post("flows/", {"name": "process-session"})["id"]
-    deployment = prefect.post("deployments/", {"name": "process-session", "flow_id": flow})["id"]
+    deployment = deployed(prefect)
     parameters = {"project": "Project", "animal": "305", "session": session, "server": server}
     run = prefect.post(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
     until = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -127,10 +152,38 @@ async def test_runs_that_describe_their_server_themselves_are_resumed_however_ma
     with temporary_settings({PREFECT_API_URL: server.api}):
         said = await arrival.look({})
     assert sum(line.endswith("its run begins") for line in said) == len(complete), said
-    assert "/nowhere" in said[-1]
     runs = {run["id"]: run["state_name"] for run in server.post("flow_runs/filter", {})}
     assert [runs[run] for run in complete] == ["Resuming"] * len(complete)
     assert runs[absent] == AWAITING
+
+
+@pytest.mark.slow
+async def test_two_watches_each_with_a_prefect_of_its_own_start_what_arrives_once(
+    server: PrefectServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SESSIONFLOW_SPOOL", str(tmp_path / "spool"))
+    (tmp_path / "working").mkdir()
+    add(tmp_path, OLD)
+    arrivals.switch_on(Target(site_of(tmp_path), "Project"), "")
+    add(tmp_path, LATER)
+    here = ComputeServer(storage_root=str(tmp_path / "storage"), working_root=str(tmp_path / "working"))
+    other = PrefectServer(tmp_path_factory.mktemp("other prefect"))
+    other.start()
+    said: list[str] = []
+    try:
+        for prefect in (server, other):
+            deployed(prefect)
+        for prefect in (server, other, server, other):
+            monkeypatch.setenv("PREFECT_API_URL", prefect.api)
+            with temporary_settings({PREFECT_API_URL: prefect.api}):
+                said += await arrival.look({arrival.HERE: here})
+        runs = [run for prefect in (server, other) for run in prefect.post("flow_runs/filter", {})]
+    finally:
+        other.stop()
+    assert len([run for run in runs if run["parameters"]["session"] == LATER]) == 1, said
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +227,12 @@ def test_a_run_of_a_session_that_has_no_folder_yet_awaits_it_and_one_of_no_proje
     assert "There is no project 'Projekt'" in lab.ended(nowhere)["state"]["message"]
     lab.wait(lambda: lab.run(run)["state_name"] == "AwaitingData", 90)
     assert f"Project/306/{session} yet" in lab.run(run)["state"]["message"]
-    with pytest.raises(urllib.error.HTTPError):  # a name that can never be one
-        lab.launch("process-session/process-session", **names, session="../yesterday")
-    raw_data = lab.storage / "Project" / "306" / session / "raw_data"
-    raw_data.mkdir(parents=True)  # the copy has begun
-    early = lab.launch("process-session/process-session", **names, session=session)
+    impossible = lab.launch("process-session/process-session", **names, session="../yesterday")
+    assert "'../yesterday'" in lab.ended(impossible)["state"]["message"]
+    begun = LATER.replace("2027", "2029")  # the copy: session_data.yaml is not there yet
+    (lab.storage / "Project" / "306" / begun / "raw_data").mkdir(parents=True)
+    early = lab.launch("process-session/process-session", **names, session=begun)
     lab.wait(lambda: lab.run(early)["state_name"] == "AwaitingData", 90)
-    raw_data.rmdir()
-    raw_data.parent.rmdir()
     add(lab.root, session, animal="306")
     ended = lab.ended(run, ROUND_SECONDS)
     assert ended["state_name"] == "Completed", ended["state"]["message"]

@@ -21,6 +21,7 @@ from trackers.session import Completeness, completeness
 from trackers.site import Site
 from trackers.targets import Target
 
+CLAIM = "arrival.yaml"  # in a session's tracking_data: which watch starts it; no other one may
 FILE = "settings/arrival.yaml"  # in the project's folder; its sessions are processed on arrival as long as it is there
 
 
@@ -96,30 +97,56 @@ def lacking(paths: SessionPaths) -> str:
     return found.value if found is Completeness.INCOMPLETE else ""
 
 
-def arrivals(site: Site, waiting: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return what has arrived in every project that wants to know, and which of those waited for need be no longer.
+def arrivals(site: Site, waiting: Iterable[dict[str, Any]], watch: str = "") -> dict[str, Any]:
+    """Return what a watch is to start in the projects that want that, and which sessions need not be waited for longer.
 
     A session has arrived when it is complete, was not when its project was switched on, nothing ever ran on it, nobody
-    works on it now, and it is not excluded.
+    works on it now, and it is not excluded. The first watch that hears of it is to start it, and no other one.
 
     Args:
         site: whose projects.
         waiting: project, animal and session of those that a run waits for.
+        watch: who asks; empty: somebody who starts nothing.
     """
     arrived: list[dict[str, str]] = []
     problems: list[str] = []
-    for project in _projects(site):
+    for project in _projects(site) if watch else ():
         target = Target(site, project)
         try:
-            if (switched := arrival_of(target)) is not None:
-                arrived += _new(target, switched)
+            switched = arrival_of(target)
+            for paths in _new(target, switched) if switched is not None else ():
+                if claim(paths, watch) == watch:
+                    arrived.append({"project": project, "animal": paths.animal, "session": paths.session})
         except (SessionflowError, OSError) as error:
             problems.append(f"{project}: {error}")
     complete = [names for names in waiting if _lacks_nothing(site, names)]
     return {"arrived": arrived, "complete": complete, "problems": problems}
 
 
-def _new(target: Target, switched: Arrival) -> Iterator[dict[str, str]]:
+def claim(paths: SessionPaths, watch: str) -> str:
+    """Have one watch of several start a session that has arrived: return which, the first one that asked.
+
+    The claim stays, for a run may wait for a long time before it leaves a trace on the server. A watch that dies before
+    it has started the run does so when it is back; without it the session is left to project runs.
+
+    Args:
+        paths: of the session.
+        watch: who asks; the same one may ask again.
+
+    Raises:
+        LockTimeoutError, FileSystemError, TrackerCorruptError: the claim could not be read or written.
+    """
+    make_directory(paths.tracking_data)
+    path = paths.tracking_data / CLAIM
+    with locked(path):
+        with contextlib.suppress(FileNotFoundError):
+            return str(load_yaml(path, "Remove it: then the next watch that asks starts the session.").get("watch"))
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        atomic_write(path, dump_yaml({"watch": watch, "user": this_account(), "since": since}))
+    return watch
+
+
+def _new(target: Target, switched: Arrival) -> Iterator[SessionPaths]:
     before = set(switched.there_before)
     for animal, name in sessions_of(target):
         if f"{animal}/{name}" in before or not _complete(target, animal, name):
@@ -128,7 +155,7 @@ def _new(target: Target, switched: Arrival) -> Iterator[dict[str, str]]:
         with contextlib.suppress(SessionflowError, OSError):  # a run would say so, and it begins with the next launch
             touched = session.all_submissions() or exclusion_words(session.paths)
             if not touched and session.lock.read().manager_id == NOBODY:
-                yield {"project": target.project, "animal": animal, "session": name}
+                yield session.paths
 
 
 def _lacks_nothing(site: Site, names: dict[str, Any]) -> bool:

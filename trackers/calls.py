@@ -260,7 +260,7 @@ def overrule(arguments: dict[str, Any]) -> dict[str, str]:
 
 def arrivals(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return which sessions have arrived, in every project that wants them processed then; see `trackers.arrivals`."""
-    return arriving.arrivals(_site(arguments), arguments.get("waiting") or ())
+    return arriving.arrivals(_site(arguments), arguments.get("waiting") or (), str(arguments.get("watch") or ""))
 
 
 def awaited(arguments: dict[str, Any]) -> dict[str, str]:
