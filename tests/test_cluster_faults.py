@@ -181,7 +181,8 @@ def test_a_job_over_its_time_is_given_more_and_one_that_may_not_have_more_says_s
     overrides = {"checksum/job-0": {"minutes": 1, "maximum_minutes": 2}, "checksum/job-1": {"minutes": 1}}
     overrides["checksum/job-1"]["maximum_minutes"] = 1
     lab = own_lab(slurm_conf={"KillWait": 2}, server={"resources": overrides})
-    flow = lab.flow(lab.job("a", "sleep 75"), lab.job("b", "trap '' TERM; sleep 1000; sleep 1000"))
+    # Slurm looks at limits twice a minute: a job of one minute may have one and a half
+    flow = lab.flow(lab.job("a", "sleep 110"), lab.job("b", "trap '' TERM; sleep 1000; sleep 1000"))
     code, report = flow.end(330)
     assert (code, report["status"]) == (1, 2), report
     assert (report["jobs"]["job-0"]["state"], report["jobs"]["job-0"]["attempt"]) == ("COMPLETED", 2)
