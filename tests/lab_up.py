@@ -47,6 +47,7 @@ class LabUp:
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "XDG_CONFIG_HOME": str(self.root / "config"),
+            "XDG_STATE_HOME": str(self.root / "state"),
             "SESSIONFLOW_STORAGE": str(self.storage),
             "SESSIONFLOW_WORKING": str(self.working),
             **self.variables,
