@@ -112,7 +112,6 @@ def test_the_science_demo_runs_all_nine_pipelines_and_ends_with_a_page_of_each_d
         assert "Nothing wrong was found" in page.read_text()
     before = files(tmp_path / "demo")
     again = demo(tmp_path / "demo", variables, "--science").splitlines()
-    steps = [line.split() for line in again if line.startswith("  ") and line.split()[0] in PIPELINES]
-    assert [words[:3] for words in steps] == [[name, "done", "already"] for name in PIPELINES]
+    assert [line.split()[0] for line in again if "done already" in line] == PIPELINES
     assert again[-len(pages) :] == said[-len(pages) :]
     assert files(tmp_path / "demo") == before
