@@ -9,8 +9,6 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
-import xxhash
-
 from jobs.forging_index import write_index
 from jobs.forging_multiday import tracked
 from jobs.forging_records import Record, records_of, verify
@@ -20,6 +18,7 @@ from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, 
 from trackers.forging_settings import ForgingSettings
 from trackers.layout import SessionPaths
 from trackers.names import ProcessingPipelines, session_time
+from trackers.results import file_digest
 
 LIBRARIES = ("pynwb", "nwbinspector", "ndx-pose", "hdmf", "h5py", "polars", "numpy")
 
@@ -36,11 +35,7 @@ def created(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) 
 def outputs(files: list[Path], directory: Path) -> Iterator[Output]:
     """Describe files of a dataset for its result record."""
     for path in files:
-        digest = xxhash.xxh3_128()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        yield Output(path.relative_to(directory).as_posix(), path.stat().st_size, digest.hexdigest())
+        yield Output(path.relative_to(directory).as_posix(), path.stat().st_size, file_digest(path))
 
 
 def main() -> None:

@@ -9,8 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from jobs.program import Output, Progress, check_owner, run, session_parser, session_paths, write_report
 from jobs.suite2p_settings import own_caches, settings_of
 from trackers.errors import SessionDataError
@@ -19,10 +17,10 @@ from trackers.layout import SessionPaths
 from trackers.mesoscope import Mesoscope, read_mesoscope
 from trackers.names import ProcessingPipelines
 from trackers.publication import NEXT, of_session
+from trackers.results import file_digest
 from trackers.session import load_session
 
 VERSIONS = ("suite2p", "torch", "numpy", "tifffile")
-BLOCK = 1 << 22
 DETECTED = ("detect_outputs", "stat", "F", "Fneu", "spks", "iscell", "redcell")
 
 
@@ -208,7 +206,9 @@ def _frames(tiff: Path) -> tuple[int, tuple[int, ...]]:
 def _outputs(folder: Path) -> list[Output]:
     """Describe the files of a folder for the result record, where they will be; binaries are no results."""
     place = f"processed_data/mesoscope_data/{folder.name}"
-    return [Output(f"{place}/{path.name}", path.stat().st_size, _hash(path)) for path in sorted(folder.glob("*.npy"))]
+    return [
+        Output(f"{place}/{path.name}", path.stat().st_size, file_digest(path)) for path in sorted(folder.glob("*.npy"))
+    ]
 
 
 def _speak_of(place: Path, made_in: Path) -> None:
@@ -222,14 +222,6 @@ def _speak_of(place: Path, made_in: Path) -> None:
         told = {k: v.replace(str(made_in), str(place), 1) if isinstance(v, str) else v for k, v in found.items()}
         told |= {"save_path0": str(place.parent), "save_folder": place.name}
         np.save(path, told)  # type: ignore[arg-type]
-
-
-def _hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def main() -> None:

@@ -7,10 +7,9 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import xxhash
-
 from trackers.names import ProcessingPipelines
 from trackers.publication import stands
+from trackers.results import file_digest
 from trackers.stale import record_of
 from trackers.targets import Target
 
@@ -19,7 +18,6 @@ _CELLS = "iscell.npy"
 _OUTLINES = "stat.npy"
 _DRAWN = frozenset({_OUTLINES, "F.npy", "Fneu.npy", "spks.npy"})  # suite2p writes these anew for a cell that was drawn
 _FOLDER = "processed_data/"
-_BLOCK = 1 << 20
 
 
 def curated(changed: Collection[str]) -> list[str]:
@@ -64,14 +62,6 @@ def _changed(path: Path, size: int, digest: str, ended: float) -> bool:
         found = path.stat()
         if found.st_size != size:
             return True
-        return (path.name in _ALWAYS_READ or found.st_mtime > ended) and _digest(path) != digest
+        return (path.name in _ALWAYS_READ or found.st_mtime > ended) and file_digest(path) != digest
     except FileNotFoundError:
         return False
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

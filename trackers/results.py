@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import platform
+from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from trackers.files import atomic_write, make_directory
 from trackers.session import CHECKSUM_FILE
@@ -44,6 +48,16 @@ def write_result(target: Target, submission: Submission, folder: SubmissionFolde
     path = target.result(submission.pipeline)
     make_directory(path.parent)
     atomic_write(path, json.dumps(record, indent=1, ensure_ascii=False).encode(errors="surrogateescape"))
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's xxh3-128, as result records name it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return str(hashlib.file_digest(file, xxhash.xxh3_128).hexdigest())
 
 
 def _report(folder: SubmissionFolder, submission: Submission, job: str) -> dict[str, Any] | None:
