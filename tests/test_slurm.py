@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import wrappers
 from tests.cluster import Cluster
 from tests.conftest import states
+from tests.daemon import wait_until
 from tests.slurm_side import SlurmSide, all_over, bash, by_name, use
 from trackers.processes import ProcessIdentity
 
@@ -183,14 +185,37 @@ def test_what_could_not_be_asked_is_no_answer(slurm: SlurmSide, trouble: str) ->
 def test_of_two_copies_of_a_job_one_runs_and_the_graph_follows_it(slurm: SlurmSide, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     view = slurm.submit_jobs([bash("a", f"echo a >> {trace}; sleep 2")], [bash("b", f"echo b >> {trace}")])
-    script = next(tmp_path.rglob("jobs/a/1/script.sh"))
-    slurm.cluster.command(  # as an sbatch does that hung past the death of its caller, and lands late
-        *("sbatch", f"--chdir={script.parent}", "--output=script.log", "--open-mode=append"),
-        *(f"--comment=sessionflow-{view['id']}-a-1", str(script)),
-    )
+    second_copy(slurm.cluster, view, tmp_path)
     view = slurm.wait(view, all_over, seconds=30)
     assert slurm.finish(view)["status"] == "succeeded"
     assert trace.read_text().split() == ["a", "b"]
+
+
+def test_of_two_copies_that_both_wait_none_is_ended_before_one_has_begun(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side, trace = use(cluster, tmp_path, monkeypatch, options=["--begin=now+1hour"]), tmp_path / "trace"
+    side.take_lock()
+    view = side.submit_jobs([bash("a", f"echo a >> {trace}")])
+    named, copy = by_name(view)["a"]["id"], second_copy(cluster, view, tmp_path, "--begin=now+1hour")
+    for _ in range(4):
+        view = side.watch(view)
+        time.sleep(0.3)
+    assert {(number, state) for number, _, state in side.jobs_in_slurm(view)} == {(named, "PENDING"), (copy, "PENDING")}
+    cluster.command("scontrol", "update", f"JobId={copy}", "StartTime=now")
+    view = side.wait(view, all_over, seconds=30)
+    assert side.finish(view)["status"] == "succeeded"
+    assert (by_name(view)["a"]["id"], trace.read_text()) == (copy, "a\n")
+    assert wait_until(lambda: {state for _, _, state in side.jobs_in_slurm(view)} == {"COMPLETED", "CANCELLED"}, 20.0)
+
+
+def second_copy(cluster: Cluster, view: dict[str, Any], root: Path, *words: str) -> str:
+    """Hand job a to Slurm once more, as an sbatch does that hung past the death of its caller; return the copy's id."""
+    script = next(root.rglob("jobs/a/1/script.sh"))
+    return cluster.command(
+        *("sbatch", "--parsable", f"--chdir={script.parent}", "--output=script.log", "--open-mode=append", *words),
+        *(f"--comment=sessionflow-{view['id']}-a-1", str(script)),
+    ).strip()
 
 
 @pytest.mark.slow

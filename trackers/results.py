@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -56,6 +55,8 @@ def file_digest(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
+    import hashlib  # takes a part of the server side's start
+
     with path.open("rb") as file:
         return str(hashlib.file_digest(file, xxhash.xxh3_128).hexdigest())
 

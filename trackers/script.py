@@ -31,15 +31,18 @@ restart=${{SLURM_RESTART_COUNT:-0}}
 me=${{SLURM_JOB_ID:-$$.$RANDOM$RANDOM}}
 announce() {{ : > {announcement}; }} 2>/dev/null
 leave() {{ echo "$2; this copy, $me, leaves" >&2; exit "$1"; }}
-owner=
-[ -e claim.0 ] && read -r owner < claim.0
-[ "$owner" = {revoked} ] && leave 112 "this job was given up"
-if ! (set -o noclobber; echo "$me" > "claim.$restart") 2>/dev/null; then
-  owner=
-  [ -e "claim.$restart" ] && read -r owner < "claim.$restart"
-  [ "$owner" ] || leave 115 "the claim could not be written: is the volume full?"
-  [ "$owner" = "$me" ] || leave 112 "another copy of this job runs as $owner"
-fi
+claim() {{
+  local owner=
+  (set -o noclobber; echo "$me" > "claim.$1") 2>/dev/null && return
+  [ -e "claim.$1" ] && read -r owner < "claim.$1"
+  case $owner in
+    "$me") ;;
+    {revoked}) leave 112 "this job was given up" ;;
+    '') leave 115 "the claim could not be written: is the volume full?" ;;
+    *) leave 112 "another copy of this job runs as $owner" ;;
+  esac
+}}
+claim 0 && claim "$restart"
 [ -e "exit.$restart" ] && rm -f "exit.$restart"  # a controller that was killed starts a job again under its old id
 printf '%s %s %(%s)T\\n' "$me" "$HOSTNAME" -1 > ".started.$restart" && mv ".started.$restart" "started.$restart"
 announce

@@ -38,11 +38,7 @@ class Handover:
         files = self._files(job)
         if not attempt.scheduler_id:
             return self.queue.room() and not self.submission.waits_for_a_failure(job.name)
-        if (
-            self._hopeless(job)
-            or files.held.exists()
-            or sum(row.live for row in self._rows(job, self.queue.snapshot)) > 1
-        ):
+        if self._hopeless(job) or files.held.exists() or self._copies(job, self.queue.snapshot):
             return True
         self.ids = {j.name: self.submission.last(j.name).scheduler_id for j in self.submission.live_jobs()}
         after = self._after(job)
@@ -72,10 +68,9 @@ class Handover:
         number = self._id(job, snapshot)
         if not number:
             return None
-        rows = self._rows(job, snapshot)
-        if copies := [row.id for row in rows if row.id != number and row.live]:
+        if copies := self._copies(job, snapshot):
             ask_slurm("scancel", *copies)
-        row = next((row for row in rows if row.id == number), None)
+        row = next((row for row in self._rows(job, snapshot) if row.id == number), None)
         if row is not None and (row.live or row.state is JobState.COMPLETED):
             self.ids[job.name] = number
         attempt = self.submission.last(job.name)
@@ -88,6 +83,11 @@ class Handover:
         words = f"Dependency={'afterok:' + ':'.join(after) if after else ''}"
         answer = ask_slurm("scontrol", "update", f"JobId={number}", words)
         return self._handed(job, scheduler_id=number, after=after if answer.ok else attempt.after)
+
+    def _copies(self, job: Job, snapshot: Snapshot | None) -> list[str]:
+        """Return the live copies of an attempt that another copy has claimed; before that, any of them may run it."""
+        owner = _claimed(self._files(job))
+        return [row.id for row in self._rows(job, snapshot) if owner and row.id != owner and row.live]
 
     def _hopeless(self, job: Job) -> str:
         """Say for what a job has waited long enough that only an administrator can change; empty for others."""
@@ -193,13 +193,19 @@ class Handover:
 
 def known_id(files: AttemptFiles, attempt: Attempt, rows: list[QueuedJob]) -> str:
     """Return under which id an attempt runs: the copy that has claimed it, else the one that Slurm named, else any."""
-    if (owner := files.owner()) is not None and owner[1].isdecimal():
-        return owner[1]
+    if owner := _claimed(files):
+        return owner
     named = attempt.scheduler_id or _read(files.scheduler_id)
     live = sorted((row.id for row in rows if row.live), key=int)
     if named and (not live or named in live):
         return named
     return live[0] if live else max((row.id for row in rows), key=int, default="")
+
+
+def _claimed(files: AttemptFiles) -> str:
+    """Return the id of the copy that runs an attempt; empty as long as none has begun."""
+    owner = files.owner()
+    return owner[1] if owner is not None and owner[1].isdecimal() else ""
 
 
 def resource_words(resources: Resources) -> list[str]:
