@@ -73,6 +73,19 @@ def test_a_form_that_lacks_a_name_starts_nothing(ui: browser.Ui, up: LabUp) -> N
     assert up.ask("flow_runs/count", {}) == before
 
 
+def test_a_form_with_a_name_that_no_session_has_starts_nothing_and_says_how_they_are_named(
+    ui: browser.Ui, up: LabUp
+) -> None:
+    before = up.ask("flow_runs/count", {})
+    form(ui, up, "process-session")
+    ui.fill("project", "Project")
+    ui.fill("animal", "305;")
+    ui.fill("session", "yesterday")
+    ui.press("Submit")
+    ui.text("'305;' does not match", "letters, digits, spaces and _ - . +", "'yesterday' does not match", "YYYY-MM-DD")
+    assert up.ask("flow_runs/count", {}) == before
+
+
 def test_lists_and_servers_are_offered_at_once_without_a_choice_of_none_before(ui: browser.Ui, up: LabUp) -> None:
     for deployment in ("process-session", "forging", "sweep"):
         form(ui, up, deployment)
