@@ -68,8 +68,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command and exit."""
     parsed = parser().parse_args(arguments)
-    # the command says what happens itself; the log of every run is in Prefect's database all the same
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    if parsed.carry_out != "flows.cli_up:up":  # its parts inherit it, and have logs to write
+        # the command says what happens itself; the log of every run is in Prefect's database all the same
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     try:
         carry_out = pkgutil.resolve_name(parsed.carry_out)  # only now: --help need not wait for Prefect
         code = carry_out(parsed)
