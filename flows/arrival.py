@@ -144,9 +144,9 @@ async def _runs(
 
 
 def _launched(session: Session, place: str) -> Outcome:
-    parameters: dict[str, Any] = {**session, "requested_by": REQUESTED_BY}
-    if place != HERE:
-        parameters["server"] = {"$ref": {"block_document_id": place}}
+    # said also where it is this computer: the deployment may have a server for runs that name none
+    server = None if place == HERE else {"$ref": {"block_document_id": place}}
+    parameters: dict[str, Any] = {**session, "server": server, "requested_by": REQUESTED_BY}
     return launch(DEPLOYMENT, **parameters)
 
 
