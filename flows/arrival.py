@@ -13,10 +13,13 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Failed
 
 from flows.awaiting import AWAITING
 from flows.launch import Outcome, launch
@@ -44,8 +47,9 @@ async def look(servers: dict[str, ComputeServer]) -> list[str]:
     async with get_client() as client:
         waiting = await _awaiting(client)
         watch = await _name(client) if servers else ""
-        done: list[str] = []
-        for place, server in {**_described_in(waiting), **servers}.items():
+        known = {**_described_in(waiting), **servers}
+        done = [await _without_server(client, run) for run in waiting if _place_of(run) not in known]
+        for place, server in known.items():
             runs = [run for run in waiting if _place_of(run) == place]
             try:
                 # what arrives on a server that no block names is not ours to start
@@ -88,6 +92,25 @@ async def _awaiting(client: PrefectClient) -> list[FlowRun]:
     return [run async for run in _runs(client, {"state": {"name": {"any_": [AWAITING]}}})]
 
 
+async def _without_server(client: PrefectClient, run: FlowRun) -> str:
+    """Fail a run whose server's block has been removed, for which it would wait in vain; say what keeps another one."""
+    name, place = "/".join(_session_of(run).values()), _place_of(run)
+    if place == HERE:
+        return f"{name} awaits data on this computer, and {STORAGE_VARIABLE} is not set: set it, and start `up` again"
+    try:
+        await client.read_block_document(UUID(place))
+    except ObjectNotFound:
+        message = (
+            "The server that it was launched with is no longer described in Prefect, so nobody can look whether its "
+            "data is complete. Nothing was done. Launch it again with another server."
+        )
+        await client.set_flow_run_state(run.id, Failed(message=message))
+        return f"{name}: its run awaited data on a server whose block has been removed, and has failed"
+    except ValueError:
+        pass
+    return f"{name} awaits data on a server whose description cannot be read"
+
+
 async def _resumed(client: PrefectClient, run: FlowRun) -> str:
     answer = await client.resume_flow_run(run.id)
     how = "begins" if answer.status.value == "ACCEPT" else f"could not be resumed ({answer.status.value})"
@@ -121,9 +144,9 @@ async def _runs(
 
 
 def _launched(session: Session, place: str) -> Outcome:
-    parameters: dict[str, Any] = {**session, "requested_by": REQUESTED_BY}
-    if place != HERE:
-        parameters["server"] = {"$ref": {"block_document_id": place}}
+    # said also where it is this computer: the deployment may have a server for runs that name none
+    server = None if place == HERE else {"$ref": {"block_document_id": place}}
+    parameters: dict[str, Any] = {**session, "server": server, "requested_by": REQUESTED_BY}
     return launch(DEPLOYMENT, **parameters)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flows.cli_launch import add_commands as add_launch_commands
 from flows.cli_results import add_commands as add_result_commands
 from flows.cli_up import add_commands as add_up_commands
+from flows.cli_up import positive
 from trackers.errors import BadInputError, SessionflowError
 from trackers.names import ProcessingPipelines
 from trackers.processes import this_account
@@ -68,8 +69,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command and exit."""
     parsed = parser().parse_args(arguments)
-    # the command says what happens itself; the log of every run is in Prefect's database all the same
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    if parsed.carry_out != "flows.cli_up:up":  # its parts inherit it, and have logs to write
+        # the command says what happens itself; the log of every run is in Prefect's database all the same
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     try:
         carry_out = pkgutil.resolve_name(parsed.carry_out)  # only now: --help need not wait for Prefect
         code = carry_out(parsed)
@@ -388,7 +390,7 @@ def _add_process_project(commands: argparse._SubParsersAction[argparse.ArgumentP
     add("--failed-since", metavar="DAY", type=date.fromisoformat, help="of these, the failures since, YYYY-MM-DD")
     add("--archive", action="store_true", help="archive the results of each session at its end")
     add("--regenerate-manifest", action="store_true", help="write the manifest anew also if nothing was run")
-    add("--maximum-sessions", metavar="N", type=int, help="so many sessions at once at most")
+    add("--maximum-sessions", metavar="N", type=positive, help="so many sessions at once at most")
     add("--keep-job-logs", action="store_true", help="keep the jobs' logs after a success")
     add("--requested-by", default=this_account(), metavar="NAME", help="who asks")
     command.set_defaults(carry_out="flows.cli_project:process_project")

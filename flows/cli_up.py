@@ -103,14 +103,14 @@ def _add_up(command: Command) -> None:
     )
     up.add_argument(
         "--storage-limit",
-        type=_positive,
+        type=positive,
         default=4,
         metavar="N",
         help="sessions at a time on the storage volume, at first",
     )
     up.add_argument(
         "--working-limit",
-        type=_positive,
+        type=positive,
         default=8,
         metavar="N",
         help="sessions at a time on the working volume, at first",
@@ -133,7 +133,8 @@ def _add_database(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read an argument that counts something, of which there must be one."""
     if (number := int(text)) < 1:
         raise ValueError
     return number

@@ -11,20 +11,37 @@ from pydantic import GetJsonSchemaHandler
 from tasks.compute_server import ComputeServer
 
 
-class _OfferBlocks:
-    """Has the form offer the servers' blocks at once; otherwise one chooses between a block and none before that."""
+class _Shown:
+    """Adds to what forms and Prefect's server know of a parameter; calls from Python are checked by ourselves."""
+
+    def __init__(self, **more: str) -> None:
+        self._more = more
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "block_type_slug": ComputeServer.get_block_type_slug()}
+        return {**handler(schema), **self._more}
 
 
-OfferedServer = Annotated[ComputeServer | None, _OfferBlocks()]
+# without the slug, one chooses between a block and none before the blocks are offered
+OfferedServer = Annotated[ComputeServer | None, _Shown(block_type_slug=ComputeServer.get_block_type_slug())]
 """A server that may be left out, as a dropdown of those that are described."""
+
+# Prefect shows the pattern of what it refuses, so each begins with a comment that people can read. What they let pass
+# is looked at by the server side: see trackers.names. Letters of any script are allowed, so the other ASCII is named.
+_WRONG = r"\x00-\x1f!-*,/:-@\[-^`{-\x7f"
+_NAME = rf"(?#letters, digits, spaces and _ - . +)^(?!.*\.\.)[^{_WRONG}.\- ][^{_WRONG}]*$"
+_SESSION = r"(?#YYYY-MM-DD-HH-MM-SS-ffffff, the UTC time)^\d{4}(-\d\d){5}-\d{6}$"
+_PATTERNS = {"project": _NAME, "animal": _NAME, "dataset": _NAME, "session": _SESSION}
 
 
 def form_signature(function: Callable[..., Any]) -> inspect.Signature:
     """Return a function's signature, its types as a form shows them best; what it accepts is the same."""
     signature = inspect.signature(function, eval_str=True)
-    plain = ComputeServer | None
-    shown = [p.replace(annotation=OfferedServer) if p.annotation == plain else p for p in signature.parameters.values()]
-    return signature.replace(parameters=shown)
+    return signature.replace(parameters=[_shown(parameter) for parameter in signature.parameters.values()])
+
+
+def _shown(parameter: inspect.Parameter) -> inspect.Parameter:
+    if parameter.annotation == ComputeServer | None:
+        return parameter.replace(annotation=OfferedServer)
+    if parameter.annotation is str and parameter.name in _PATTERNS and parameter.default is inspect.Parameter.empty:
+        return parameter.replace(annotation=Annotated[str, _Shown(pattern=_PATTERNS[parameter.name])])
+    return parameter

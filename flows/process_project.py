@@ -159,11 +159,13 @@ class _ProjectRun:
                 return_state=True,
             )
             run_id = str(state.state_details.flow_run_id or "")
+            if state.is_cancelled() and not _is_ending():
+                return replace(planned, standing="ended", words="its run was cancelled.", flow_run_id=run_id)
             return replace(_ended(planned, await result_of(state)), flow_run_id=run_id)
         except (SessionLockedError, TrackerOwnedError) as refusal:  # somebody came between our look and our turn
             return replace(planned, standing="in progress", words=str(refusal), flow_run_id=run_id)
         except asyncio.CancelledError:
-            if (own := asyncio.current_task()) is not None and own.cancelling():
+            if _is_ending():
                 self._put(replace(planned, standing="ended", words="ended on request", flow_run_id=run_id))
                 raise
             return replace(planned, standing="failed", words="its run was cancelled.", flow_run_id=run_id)
@@ -185,3 +187,9 @@ def _ended(planned: SessionOutcome, report: SessionReport) -> SessionOutcome:
     failed = [pipeline.sentence for pipeline in report.pipelines if not pipeline.succeeded]
     words = " ".join(part for part in ("; ".join(failed), planned.words) if part)
     return replace(planned, standing="failed" if failed else "succeeded", words=words, pipelines=ran)
+
+
+def _is_ending() -> bool:
+    """Whether the project's own run has been cancelled, and not one of its sessions alone."""
+    own = asyncio.current_task()
+    return own is not None and own.cancelling() > 0

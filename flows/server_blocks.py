@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -44,8 +45,10 @@ async def put_block(client: PrefectClient, name: str) -> tuple[Any, str]:
         document = await client.read_block_document_by_name(block, ComputeServer.get_block_type_slug())
     except ObjectNotFound:
         return await wanted.save(block, client=client), f"{block}, made"
-    if document.data == wanted.model_dump(mode="json"):
-        return document.id, block
+    fields = set(type(server).model_fields)  # the block's model has some of its own, which Prefect does not keep
+    with contextlib.suppress(ValueError):  # one that a newer or older version made
+        if ComputeServer(**document.data).model_dump(include=fields) == wanted.model_dump(include=fields):
+            return document.id, block
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     if document.updated is not None and document.updated > changed:
         return document.id, f"{block} (kept as it was edited in the UI; it differs from {path})"

@@ -209,7 +209,9 @@ class Up:
         say(await up_steps.restore(client, before))
         line, blocks = await up_steps.servers(client)
         say(line)
-        say(await up_steps.sweeps(client, blocks, here=bool(os.environ.get(STORAGE_VARIABLE))))
+        here = bool(os.environ.get(STORAGE_VARIABLE))
+        say(await up_steps.usual_server(client, blocks, here=here))
+        say(await up_steps.sweeps(client, blocks, here=here))
 
     async def _deploy(self) -> None:
         """Deploy every flow by Prefect's own command, from a folder in which it finds nothing else to read."""

@@ -163,12 +163,38 @@ async def servers(client: PrefectClient) -> tuple[str, dict[str, Any]]:
     return f"servers: {', '.join(said) or 'none is described; sessionflow server add NAME --file server.yaml'}", blocks
 
 
+async def usual_server(client: PrefectClient, blocks: dict[str, Any], *, here: bool) -> str:
+    """Have runs that name no server, as those of rigs, go to the only one that there is; what people chose stays.
+
+    Args:
+        client: of Prefect.
+        blocks: the id of each described server's block, by its name.
+        here: whether this computer has volumes, where such runs go otherwise.
+    """
+    if here or len(blocks) != 1:
+        where = "this computer" if here else "no place; choose a server among the parameters of their deployments"
+        return f"runs that name no server: {where}, unless their deployments say otherwise"
+    ((name, block),) = blocks.items()
+    for deployment in (await kept_deployments(client)).values():
+        parameters: dict[str, Any] = deployment.parameters or {}
+        named = "server" in parameters and not await _is_gone(client, parameters)
+        if not named and "server" in (deployment.parameter_openapi_schema or {}).get("properties", {}):
+            chosen = DeploymentUpdate(parameters={**parameters, "server": _reference(block)})
+            await client.update_deployment(deployment.id, chosen)
+    return f"runs that name no server: {name}, unless their deployments say otherwise"
+
+
 async def sweeps(client: PrefectClient, blocks: dict[str, Any], *, here: bool) -> str:
     """Schedule the sweeper for each server, and for this computer where it has volumes; what is there stays."""
     deployment = await client.read_deployment_by_name("sweep/sweep")
-    there = {schedule.slug for schedule in deployment.schedules}
-    places: dict[str, dict[str, Any]] = {"here": {}} if here else {}
-    places |= {f"server-{name}": {"server": {"$ref": {"block_document_id": str(i)}}} for name, i in blocks.items()}
+    there = set()
+    for schedule in deployment.schedules:
+        if await _is_gone(client, schedule.parameters or {}):
+            await client.delete_deployment_schedule(deployment.id, schedule.id)
+        else:
+            there.add(schedule.slug)
+    places: dict[str, dict[str, Any]] = {"here": {"server": None}} if here else {}
+    places |= {f"server-{name}": {"server": _reference(i)} for name, i in blocks.items()}
     new = [slug for slug in places if slug not in there]
     hourly = CronSchedule(cron="7 * * * *")
     schedules = [DeploymentScheduleCreate(schedule=hourly, active=True, parameters=places[s], slug=s) for s in new]
@@ -176,6 +202,24 @@ async def sweeps(client: PrefectClient, blocks: dict[str, Any], *, here: bool) -
     if not places:
         return "sweeper: nothing to sweep yet; describe a server, or set SESSIONFLOW_STORAGE"
     return f"sweeper: hourly for {', '.join(places)}"
+
+
+def _reference(block: Any) -> dict[str, Any]:
+    """Return a parameter that is a block."""
+    return {"$ref": {"block_document_id": str(block)}}
+
+
+async def _is_gone(client: PrefectClient, parameters: dict[str, Any]) -> bool:
+    """Whether the server that parameters name is a block that somebody has removed."""
+    server = parameters.get("server")
+    reference = server.get("$ref") if isinstance(server, dict) else None
+    if not isinstance(reference, dict):
+        return False
+    try:
+        await client.read_block_document(reference["block_document_id"])
+    except ObjectNotFound:
+        return True
+    return False
 
 
 def _survive(template: dict[str, Any]) -> bool:

@@ -45,5 +45,6 @@ async def _tried(what: str, look: Callable[[], Awaitable[list[str]]], said: dict
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    # Prefect has given the root a handler, which tells no day and is silent where people have chosen so
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, force=True)
     asyncio.run(watch(Path(sys.argv[1])))

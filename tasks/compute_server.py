@@ -32,7 +32,8 @@ def this_computer() -> ComputeServer:
     if not storage:
         raise BadInputError(
             f"No server was given, and {STORAGE_VARIABLE} does not name a storage root here. Nothing was done. "
-            f"Set {STORAGE_VARIABLE} (and {WORKING_VARIABLE}), or pass ComputeServer(storage_root=…, working_root=…)."
+            f"Set {STORAGE_VARIABLE} (and {WORKING_VARIABLE}), pass ComputeServer(storage_root=…, working_root=…), or "
+            "choose a server among the parameters of the run's deployment in Prefect."
         )
     working = os.environ.get(WORKING_VARIABLE) or storage
     return ComputeServer(

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, ClassVar
@@ -21,18 +21,18 @@ _current: ContextVar[Interruption | None] = ContextVar("interruption", default=N
 
 
 class Interruption:
-    """Whether, and why, somebody wants the outermost run of this process to end.
+    """Whether, and why, somebody wants a run to end, with all runs that it calls in its own task.
 
-    Attributes:
-        reason: who asked, for people; empty as long as nobody did.
-        since: when, by the monotonic clock.
+    A run that has a task of its own below another one, as a project's sessions have, can be ended alone.
     """
 
     _unheard: ClassVar[int | None] = None
 
-    def __init__(self, run: asyncio.Task[Any]) -> None:
-        self.reason = ""
-        self.since = 0.0
+    def __init__(self, run: asyncio.Task[Any], outer: Interruption | None = None) -> None:
+        self.outer = outer
+        self.runs: dict[str, Interruption] = {} if outer is None else outer.runs  # all of the process: one question
+        self._reason = ""
+        self._since = 0.0
         self._run = run
         self._loop = run.get_loop()
         self._count = 0
@@ -43,16 +43,41 @@ class Interruption:
         """Return the interruption that the present run listens to."""
         return _current.get()
 
+    @property
+    def reason(self) -> str:
+        """Who asked, for people; empty as long as nobody did."""
+        return self._reason or (self.outer.reason if self.outer is not None else "")
+
+    @property
+    def since(self) -> float:
+        """When, by the monotonic clock."""
+        return self.outer.since if self.outer is not None and not self._reason else self._since
+
     def ask(self, reason: str) -> None:
         """Cancel the run, once."""
         if not self.reason:
-            self.since = time.monotonic()
-            self.reason = reason
+            self._since = time.monotonic()
+            self._reason = reason
             self._loop.call_soon_threadsafe(self._run.cancel)
 
+    @contextlib.contextmanager
+    def listening(self, flow_run_id: str) -> Iterator[Interruption]:
+        """Be asked also by who cancels this run in Prefect."""
+        self.runs[flow_run_id] = self
+        try:
+            yield self
+        finally:
+            del self.runs[flow_run_id]
+
+    def is_of(self, run: asyncio.Task[Any]) -> bool:
+        """Whether a task is the one that is cancelled when somebody asks."""
+        return self._run is run
+
     def install(self) -> None:
-        """Take SIGINT and SIGTERM; a thread other than the main one cannot have them."""
-        if threading.current_thread() is threading.main_thread():
+        """Take SIGINT and SIGTERM for the outermost run; a thread other than the main one cannot have them."""
+        if self.outer is not None:
+            self.outer.install()
+        elif threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 handler = signal.signal(number, self._on_signal)
                 if getattr(handler, "__func__", None) is not Interruption._on_signal:
@@ -66,7 +91,7 @@ class Interruption:
 
     def uncancel(self) -> None:
         """Count the cancel that was asked for as obeyed."""
-        if self.reason:
+        if self._reason:
             self._run.uncancel()
 
     @staticmethod
@@ -93,33 +118,41 @@ class Interruption:
 
 @contextlib.asynccontextmanager
 async def interruptible(flow_run_id: str) -> AsyncIterator[Interruption]:
-    """Listen for whoever wants this run to end; runs inside it share the outermost one's ear."""
-    if (outer := _current.get()) is not None:
-        outer.install()  # the engine of an inner flow run has put its own handler over ours
-        yield outer
-        return
-    run = asyncio.current_task()
+    """Listen for whoever wants this run to end; runs that it calls in its own task end with it, and it with them."""
+    outer, run = _current.get(), asyncio.current_task()
     assert run is not None  # noqa: S101 - a coroutine runs in a task
-    interruption = Interruption(run)
+    if outer is not None and outer.is_of(run):
+        outer.install()  # the engine of an inner flow run has put its own handler over ours
+        with outer.listening(flow_run_id):
+            yield outer
+        return
+    interruption = Interruption(run, outer)
     token = _current.set(interruption)
     interruption.install()
-    watch = asyncio.create_task(_watch_state(flow_run_id, interruption.ask), name="watch the own state")
+    watch = (
+        asyncio.create_task(_watch_states(interruption.runs), name="watch the own states") if outer is None else None
+    )
     try:
-        yield interruption
+        with interruption.listening(flow_run_id):
+            yield interruption
     finally:
-        watch.cancel()
+        if watch is not None:
+            watch.cancel()
         interruption.restore()
         interruption.uncancel()
         _current.reset(token)
 
 
-async def _watch_state(flow_run_id: str, ask: Callable[[str], None]) -> None:
+async def _watch_states(runs: dict[str, Interruption]) -> None:
     from prefect.client.orchestration import get_client  # commands that only look do without Prefect
+    from prefect.client.schemas.filters import FlowRunFilter
 
+    cancelled = {"type": {"any_": ["CANCELLING", "CANCELLED"]}}
     async with get_client() as client:
         while True:
             await asyncio.sleep(STATE_POLL_SECONDS)
             with contextlib.suppress(Exception):  # no answer is no answer
-                state = (await client.read_flow_run(flow_run_id)).state  # type: ignore[arg-type]
-                if state is not None and (state.is_cancelling() or state.is_cancelled()):
-                    ask("cancelled in Prefect")
+                wanted = FlowRunFilter.model_validate({"id": {"any_": list(runs)}, "state": cancelled})
+                for found in await client.read_flow_runs(flow_run_filter=wanted):
+                    if (interruption := runs.get(str(found.id))) is not None:
+                        interruption.ask("cancelled in Prefect")

@@ -65,6 +65,8 @@ As a server:
   user: {sshd.account}
   key_file: {sshd.key_file}
   known_hosts_file: {sshd.known_hosts_file}
+  scheduler: slurm
+  storage_root: /path/to/the/folder/of/projects
 
 To end it:
   python -m tests.cluster down {cluster.folder}

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -157,6 +158,22 @@ async def test_runs_that_describe_their_server_themselves_are_resumed_however_ma
     assert runs[absent] == AWAITING
 
 
+async def test_a_run_whose_server_was_removed_from_prefect_fails_and_one_of_this_computer_is_told_what_is_missing(
+    server: PrefectServer,
+) -> None:
+    removed = awaiting(server, NEW, {"$ref": {"block_document_id": str(uuid4())}})
+    here = awaiting(server, LATER, None)
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        said = await arrival.look({})
+        assert [line for line in said if NEW in line and line.endswith("has failed")], said
+        assert [line for line in said if LATER in line and "SESSIONFLOW_STORAGE is not set" in line], said
+        assert not [line for line in await arrival.look({}) if NEW in line and "removed" in line]
+    runs = {run["id"]: run["state"] for run in server.post("flow_runs/filter", {})}
+    assert runs[removed]["name"] == "Failed"
+    assert "no longer described" in runs[removed]["message"]
+    assert runs[here]["name"] == AWAITING
+
+
 @pytest.mark.slow
 async def test_two_watches_each_with_a_prefect_of_its_own_start_what_arrives_once(
     server: PrefectServer,
@@ -227,8 +244,8 @@ def test_a_run_of_a_session_that_has_no_folder_yet_awaits_it_and_one_of_no_proje
     assert "There is no project 'Projekt'" in lab.ended(nowhere)["state"]["message"]
     lab.wait(lambda: lab.run(run)["state_name"] == "AwaitingData", 90)
     assert f"Project/306/{session} yet" in lab.run(run)["state"]["message"]
-    impossible = lab.launch("process-session/process-session", **names, session="../yesterday")
-    assert "'../yesterday'" in lab.ended(impossible)["state"]["message"]
+    impossible = lab.launch("process-session/process-session", **names, session=session.replace("-08-", "-13-"))
+    assert "there is no such date" in lab.ended(impossible)["state"]["message"]
     begun = LATER.replace("2027", "2029")  # the copy: session_data.yaml is not there yet
     (lab.storage / "Project" / "306" / begun / "raw_data").mkdir(parents=True)
     early = lab.launch("process-session/process-session", **names, session=begun)

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tasks.servers import Server
 from tests.cluster import Cluster
 from tests.daemon import ClusterError, UnavailableError, belonging, require, send, wait_until
 from tests.wrappers import DOES_IT_BUT_TIMES_OUT, FAILS, HANGS, PRINTS_GARBAGE, PRINTS_HALF
@@ -305,6 +307,8 @@ def test_people_start_one_use_it_and_take_it_down() -> None:
         said = run("up", "--accounting", "--nodes=1", str(folder))
         assert f"export SLURM_CONF={folder}/slurm.conf" in said.stdout, said
         assert f"key_file: {folder}/ssh/id" in said.stdout
+        description = said.stdout.split("As a server:\n")[1].split("\n\n")[0]
+        assert Server(**yaml.safe_load(description)).scheduler == "slurm"
         assert "exists already" in run("up", str(folder)).stderr
         assert "slurmdbd runs" in run("status", str(folder)).stdout
         config = ["-F", str(folder / "ssh" / "ssh_config")]

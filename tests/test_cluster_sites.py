@@ -159,10 +159,11 @@ def test_a_job_that_is_preempted_runs_again(
 
 
 @pytest.mark.timeout(200)
-def test_a_controller_that_forgets_ended_jobs_at_once_and_no_accounting(
-    own_cluster: StartCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("accounting", [False, True])
+def test_a_controller_that_forgets_ended_jobs_at_once(
+    own_cluster: StartCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accounting: bool
 ) -> None:
-    side = use(own_cluster(slurm_conf={"MinJobAge": 2}), tmp_path, monkeypatch)
+    side = use(own_cluster(slurm_conf={"MinJobAge": 2}, accounting=accounting), tmp_path, monkeypatch)
     side.take_lock()
     trace = tmp_path / "trace"
     view = side.submit_jobs(

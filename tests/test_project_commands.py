@@ -63,6 +63,7 @@ def test_a_project_is_processed_each_session_is_told_and_the_exit_code_says_how_
         (("Project", "--pipeline", "cheese"), "cheese: no pipeline of a session"),
         (("Project", "--failed-cause", "memory"), "not to be run again"),
         (("Project", "--failed-since", "yesterday"), "--failed-since"),
+        (("Project", "--maximum-sessions", "0"), "--maximum-sessions"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_is_touched(

@@ -47,6 +47,12 @@ def test_a_description_from_a_pipe_becomes_a_block_and_another_one_changes_it(ad
     assert block(prefect, "lab-1")["host"] == "newer.example.org"
 
 
+def test_a_block_that_says_what_its_file_says_was_edited_by_nobody(add: Add, prefect: PrefectServer) -> None:
+    add("Lab_2", DESCRIPTION)
+    again = add("Lab_2", DESCRIPTION, "--replace")
+    assert "In Prefect's forms: lab-2.\n" in again.stdout, again.stdout + again.stderr
+
+
 def test_a_prefect_that_is_away_is_said_and_the_description_is_kept(add: Add, tmp_path: Path) -> None:
     away = f"http://127.0.0.1:{free_port()}/api"
     added = add("lab", DESCRIPTION, PREFECT_API_URL=away)

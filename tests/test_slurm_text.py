@@ -28,10 +28,13 @@ SQUEUE = """\
 17|RUNNING|None|0|0|2026-11-25T03:28:34|2026-11-25T03:28:40|node1||
 """
 SACCT = """\
-12|sessionflow-abc-plane-1-1|FAILED|0:9|0|node1|2026-11-25T03:28:34|2026-11-25T03:28:36|75|150|01:10.500|
-12.batch|batch|FAILED|0:9|0|node1|2026-11-25T03:28:36|2026-11-25T03:28:36|75|150|01:10.500|1953125K
-13|sessionflow-abc-plane-2-1|CANCELLED by 1000|0:0|1|None assigned|2026-11-25T03:28:34|Unknown|0|0|00:00:00|
-14|other|COMPLETED|0:0|0|node2|2026-11-25T03:28:34|2026-11-25T03:28:36|90061|1|1-01:01:01|
+12|sessionflow-abc-plane-1-1|FAILED|0:9|node1|2026-11-25T03:28:34|2026-11-25T03:28:36|75|150|01:10.500|
+12.batch|batch|FAILED|0:9|node1|2026-11-25T03:28:36|2026-11-25T03:28:36|75|150|01:10.500|1953125K
+13|sessionflow-abc-plane-2-1|REQUEUED|0:0|node1|2026-11-25T03:28:34|2026-11-25T03:28:34|2|2|00:00.001|
+13.batch|batch|CANCELLED|0:15|node1|2026-11-25T03:28:34|2026-11-25T03:28:34|2|2|00:00.001|
+13|sessionflow-abc-plane-2-1|CANCELLED by 1000|0:0|None assigned|2026-11-25T03:28:36|Unknown|0|0|00:00:00|
+14|of an earlier life of this cluster|COMPLETED|0:0|node2|2025-11-25T03:28:34|2025-11-25T03:28:36|1|1|00:00:01|
+14|other|COMPLETED|0:0|node2|2026-11-25T03:28:34|2026-11-25T03:28:36|90061|1|1-01:01:01|
 """
 
 
@@ -54,13 +57,13 @@ def test_lines_that_are_none_of_squeues_are_passed_over(text: str) -> None:
     assert parse_squeue(text) == []
 
 
-def test_accounting_gives_each_job_the_memory_of_its_steps() -> None:
+def test_accounting_gives_each_job_the_memory_of_its_steps_and_how_often_it_was_requeued() -> None:
     jobs = parse_sacct(SACCT)
     assert set(jobs) == {"12", "13", "14"}
     assert jobs["12"].memory_gb == pytest.approx(2.0)
     assert (jobs["12"].signal, jobs["12"].cpu_seconds, jobs["12"].ran_seconds) == (9, 70.5, 75.0)
     assert (jobs["13"].state, jobs["13"].restarts, jobs["13"].node) == (JobState.CANCELLED, 1, "")
-    assert jobs["14"].cpu_seconds == 90061
+    assert (jobs["14"].restarts, jobs["14"].cpu_seconds) == (0, 90061)
 
 
 @pytest.mark.parametrize("word", STATES)

@@ -64,6 +64,11 @@ def test_a_session_is_processed_by_its_form_and_its_page_says_what_became_of_it(
     ui.text("checksum FAILED", "raw_data is not what was acquired", "a window checking session has no", "errors.log")
 
 
+def test_a_run_that_names_no_server_goes_to_the_only_one_that_is_described(up: LabUp) -> None:
+    run = up.launch("process-session/process-session", project="Nowhere", animal="305", session=SESSION)
+    assert f"There is no project 'Nowhere' in {up.storage}" in up.ended(run)["state"]["message"]
+
+
 def test_a_form_that_lacks_a_name_starts_nothing(ui: browser.Ui, up: LabUp) -> None:
     before = up.ask("flow_runs/count", {})
     form(ui, up, "process-session")
@@ -73,7 +78,20 @@ def test_a_form_that_lacks_a_name_starts_nothing(ui: browser.Ui, up: LabUp) -> N
     assert up.ask("flow_runs/count", {}) == before
 
 
+def test_a_form_with_a_name_that_no_session_has_starts_nothing_and_says_how_they_are_named(
+    ui: browser.Ui, up: LabUp
+) -> None:
+    before = up.ask("flow_runs/count", {})
+    form(ui, up, "process-session")
+    ui.fill("project", "Project")
+    ui.fill("animal", "305;")
+    ui.fill("session", "yesterday")
+    ui.press("Submit")
+    ui.text("'305;' does not match", "letters, digits, spaces and _ - . +", "'yesterday' does not match", "YYYY-MM-DD")
+    assert up.ask("flow_runs/count", {}) == before
+
+
 def test_lists_and_servers_are_offered_at_once_without_a_choice_of_none_before(ui: browser.Ui, up: LabUp) -> None:
     for deployment in ("process-session", "forging", "sweep"):
         form(ui, up, deployment)
-        assert 'Property is type "None"' not in ui.text("Where the data lies", "Select a block"), deployment
+        assert 'Property is type "None"' not in ui.text("Where the data lies", "cluster"), deployment

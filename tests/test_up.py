@@ -87,6 +87,12 @@ def test_what_is_secret_is_this_accounts_alone_and_the_login_is_printed_once(sha
     assert key not in Path(f"/proc/{worker}/environ").read_bytes()
 
 
+def test_the_parts_are_not_silenced_as_commands_are(shared: LabUp) -> None:
+    for part in (b"server", b"worker", b"flows.watch"):
+        for pid in shared.processes(part):
+            assert b"PREFECT_LOGGING_" not in Path(f"/proc/{pid}/environ").read_bytes(), part
+
+
 def test_it_listens_on_loopback_only(shared: LabUp) -> None:
     listening = subprocess.run(["ss", "-ltnH", f"sport = :{shared.port}"], capture_output=True, text=True, check=True)
     assert [line.split()[3] for line in listening.stdout.splitlines()] == [f"127.0.0.1:{shared.port}"]

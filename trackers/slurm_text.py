@@ -12,7 +12,7 @@ from trackers.states import NEVER_SATISFIED, JobState
 
 KEY_PREFIX = "sessionflow-"
 SQUEUE_FORMAT = "JobID:|,State:|,Reason:|,RestartCnt:|,exit_code:|,SubmitTime:|,StartTime:|,NodeList:|,Comment:|"
-SACCT_FIELDS = "JobIDRaw,JobName,State,ExitCode,Restarts,NodeList,Submit,Start,ElapsedRaw,CPUTimeRAW,TotalCPU,MaxRSS"
+SACCT_FIELDS = "JobIDRaw,JobName,State,ExitCode,NodeList,Submit,Start,ElapsedRaw,CPUTimeRAW,TotalCPU,MaxRSS"
 _SQUEUE_FIELDS = 9
 
 # scontrol(1), "JOB STATE CODES" of squeue(1), Slurm 20.11 to 24.11
@@ -160,27 +160,32 @@ def parse_squeue(text: str) -> list[QueuedJob]:
 
 
 def parse_sacct(text: str) -> dict[str, QueuedJob]:
-    """Read the answer to `sacct -n -P -o SACCT_FIELDS`, by job id; the steps' memory is counted to their job."""
+    """Read the answer to `sacct -n -P -D -o SACCT_FIELDS`, by job id; the steps' memory is counted to their job.
+
+    A job that was requeued has a row for each time, the last one last. Their number is asked of no field: what newer
+    versions have for it, 22.05 refuses the whole question for.
+    """
     jobs: dict[str, QueuedJob] = {}
     memory: dict[str, float] = {}
     for line in text.splitlines():
         fields = line.split("|")
         if len(fields) != SACCT_FIELDS.count(",") + 1:
             continue
-        number, name, words, exit_code, restarts, node, submitted, started, elapsed, _, cpu, rss = fields
+        number, name, words, exit_code, node, submitted, started, elapsed, _, cpu, rss = fields
         job = number.split(".")[0]
         if (used := _gigabytes(rss)) is not None:
             memory[job] = max(used, memory.get(job, 0.0))
         if not number.isdecimal():
             continue
         word = words.split(" ")[0]
+        before = jobs.get(job)
         code, _, signal = exit_code.partition(":")
         jobs[job] = QueuedJob(
             id=job,
             key=name,
             state=STATES.get(word),
             word=words,
-            restarts=int(restarts) if restarts.isdecimal() else 0,
+            restarts=before.restarts + 1 if before is not None and before.key == name else 0,
             exit_code=int(code) if code.isdecimal() else 0,
             signal=int(signal) if signal.isdecimal() else 0,
             node="" if node == "None assigned" else node,
