@@ -84,7 +84,8 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
-    if pipeline is ProcessingPipelines.REPORT and any(_ended(p, facts) > ended for p in _PROCESSING):
+    shown = (*(_ended(p, facts) for p in _PROCESSING), str(facts.get("tracked", "")))
+    if pipeline is ProcessingPipelines.REPORT and max(shown) > ended:
         return ""
     said = _done_on(ended)
     return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said

@@ -22,7 +22,7 @@ from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
-from trackers.stale import record_of, staleness
+from trackers.stale import record_of, staleness, tracked
 from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
@@ -72,6 +72,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "include": include_command(paths) if words else "",
         "quality_objection": quality_objection(paths),
         "own_datasets": str(target.site.datasets),
+        "tracked": tracked(target),
         "report_problem": _lack(target.site, "report"),
     }
 
