@@ -67,11 +67,11 @@ def test_the_pipelines_that_may_have_settings_in_files_are_those_that_have_some(
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("diameter", ["a", "b"], "must be a list of 2 positive numbers"),
-        ("diameter", [12], "must be a list of 2 positive numbers"),
-        ("diameter", [12, -1], "must be a list of 2 positive numbers"),
-        ("registration.block_size", [True, 64], "must be a list of 2 positive numbers"),
-        ("registration.upsample_meanImg", ["x"], "must be a list of 1 positive numbers"),
+        ("diameter", ["a", "b"], "must be a list of 2 numbers, none negative"),
+        ("diameter", [12], "must be a list of 2 numbers, none negative"),
+        ("diameter", [12, -1], "must be a list of 2 numbers, none negative"),
+        ("registration.block_size", [True, 64], "must be a list of 2 numbers, none negative"),
+        ("registration.upsample_meanImg", ["x"], "must be a list of 1 numbers, none negative"),
         ("diameter", [6, 6.5], ""),
         ("registration.upsample_meanImg", None, ""),
     ],

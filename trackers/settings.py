@@ -55,10 +55,10 @@ class Known:
         return ""
 
     def _problem_of_list(self, value: list[Any]) -> str:
-        """Say why a list is not allowed: all lists are of positive numbers, as many as in the default."""
+        """Say why a list is not allowed: all lists are of numbers, none negative, as many as in the default."""
         length = len(self.default) if isinstance(self.default, list) else len(value)
-        fits = len(value) == length and all(type(each) in (int, float) and each > 0 for each in value)
-        return "" if fits else f"must be a list of {length} positive numbers"
+        fits = len(value) == length and all(type(each) in (int, float) and each >= 0 for each in value)
+        return "" if fits else f"must be a list of {length} numbers, none negative"
 
 
 @dataclass(frozen=True)
