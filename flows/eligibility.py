@@ -84,11 +84,15 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
-    shown = (*(_ended(p, facts) for p in _PROCESSING), str(facts.get("tracked", "")))
-    if pipeline is ProcessingPipelines.REPORT and max(shown) > ended:
+    if pipeline is ProcessingPipelines.REPORT and _shown(facts) > ended:
         return ""
     said = _done_on(ended)
     return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
+
+
+def _shown(facts: Facts) -> str:
+    """Return when the newest of what a page shows was made, UTC, ISO 8601."""
+    return max(*(_ended(p, facts) for p in _PROCESSING), str(facts.get("tracked", "")))
 
 
 def _done_on(ended: str) -> str:
