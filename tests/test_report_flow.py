@@ -124,5 +124,6 @@ def test_the_page_is_made_by_a_flow_and_shows_what_a_person_overruled(tmp_path: 
     assert sessionflow(*word, "--server", str(server), environment=prefect.environment).returncode == 0
     done = sessionflow("run", "report", *names, "--reprocess", environment=prefect.environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "pass (overruled): no cells" in done.stdout
     assert "pass (overruled)" in page.read_text()
     assert "the window was closed" in page.read_text()
