@@ -84,10 +84,15 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.PREPARATION and not prepared(facts):
         return ""
     ended = str(facts["pipelines"][pipeline.name]["ended"])
-    if pipeline is ProcessingPipelines.REPORT and any(_ended(p, facts) > ended for p in _PROCESSING):
+    if pipeline is ProcessingPipelines.REPORT and _shown(facts) > ended:
         return ""
     said = _done_on(ended)
     return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
+
+
+def _shown(facts: Facts) -> str:
+    """Return when the newest of what a page shows was made, UTC, ISO 8601."""
+    return max(*(_ended(p, facts) for p in _PROCESSING), str(facts.get("tracked", "")))
 
 
 def _done_on(ended: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, Literal
 
 from flows.eligibility import Facts, obstacle
@@ -59,8 +60,9 @@ async def forging(
     given = {"species": species, "unclear_frames": "" if unclear_frames == "refuse" else unclear_frames}
     async with connected_in_run(server) as client:
         settings = await _settings(client, project, {name: value for name, value in given.items() if value})
+        left_out: tuple[str, ...] = ()
         if not chosen:
-            chosen = await _all_that_can_be_forged(client, project, animals or [], require_qc)
+            chosen, left_out = await _all_that_can_be_forged(client, project, animals or [], require_qc)
     async with dataset_pipeline(
         ProcessingPipelines.FORGING,
         *(server, project, dataset, chosen),
@@ -81,7 +83,7 @@ async def forging(
         every = run.program("forging", "--index", "--sessions", *run.settings["sessions"], *options)
         index = Job("index", every, Resources(cpus=1, memory_gb=4, minutes=20), environment="forging")
         made = await run(Stage("sessions", tuple(jobs)), Stage("index", (index,)))
-    return await pages_after(made, run)
+    return await pages_after(replace(made, notes=(*made.notes, *left_out)), run)
 
 
 def _names(session: str) -> tuple[str, str]:
@@ -110,17 +112,23 @@ async def _settings(client: Client, project: str, given: dict[str, str]) -> dict
 
 async def _all_that_can_be_forged(
     client: Client, project: str, animals: Collection[str], require_qc: bool
-) -> list[tuple[str, str]]:
+) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Return the sessions that can be forged, and in words which are left out, and why."""
     rows: list[Facts] = await client.ask("status", project=project)
-    whole = [row for row in rows if not row["problem"] and (not animals or row["animal"] in animals)]
-    ready = [row for row in whole if not obstacle(ProcessingPipelines.FORGING, row)]
-    found = [(r["animal"], r["session"]) for r in ready if not (require_qc and r["quality_objection"])]
+    meant = [row for row in rows if not animals or row["animal"] in animals]
+    found, because = list[tuple[str, str]](), dict[str, list[str]]()
+    for row in meant:
+        reason = row["problem"] or obstacle(ProcessingPipelines.FORGING, row)
+        if reason := reason or (row["quality_objection"] if require_qc else ""):
+            because.setdefault(reason, []).append(f"{row['animal']}/{row['session']}")
+        else:
+            found.append((row["animal"], row["session"]))
     if not found:
         raise NotEligibleError(
-            f"No session of {project} can be forged: {len(whole)} were looked at. Nothing was done. Name one with "
+            f"No session of {project} can be forged: {len(meant)} were looked at. Nothing was done. Name one with "
             "`sessions` to be told why."
         )
-    return found
+    return found, tuple(f"left out: {', '.join(names)}: {reason}" for reason, names in because.items())
 
 
 def _refuse_poor_quality(facts: Facts) -> None:

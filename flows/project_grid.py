@@ -88,7 +88,8 @@ def _cell(facts: Facts, pipeline: ProcessingPipelines) -> str:
     run = state.get("flow_run_id")
     if run:
         day = f"[{day or 'run'}](/runs/flow-run/{run})"
-    return f"{_SIGNS[state['status']]} {day}".strip()
+    counts = f"; the result of {state['counts'][:10]} counts" if state.get("counts") else ""
+    return f"{_SIGNS[state['status']]} {day}{counts}".strip()
 
 
 async def _put(project: str, text: str) -> None:

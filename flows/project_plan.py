@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from flows.eligibility import Facts, excluded, settings_of, stale, status
@@ -200,8 +200,9 @@ def would_run(
 
 
 def _after(which: ProcessingPipelines, facts: Facts) -> Facts:
-    """Return a session's facts as they are after a pipeline has succeeded."""
-    pipelines = {**facts["pipelines"], which.name: {**facts["pipelines"][which.name], "status": "succeeded"}}
+    """Return a session's facts as they are after a pipeline has succeeded, just now."""
+    made = {"status": "succeeded", "usable": True, "ended": datetime.now(UTC).isoformat(), "stale": "", "kept": ""}
+    pipelines = {**facts["pipelines"], which.name: {**facts["pipelines"][which.name], **made}}
     moved = {"prepared": True, "archived": False} if which is ProcessingPipelines.PREPARATION else {}
     return {**facts, "pipelines": pipelines, **moved}
 

@@ -238,9 +238,13 @@ def _width() -> int:
 
 
 def _cell(facts: dict[str, Any]) -> str:
-    """Return status, day, and why it is stale; nothing where its tracker was reset, whatever its last run was."""
+    """Return status, day, why it is stale, and whether the result before a failure is the one that counts.
+
+    Nothing where its tracker was reset, whatever its last run was.
+    """
     said = f"{facts['status']} {facts['ended'][:10]}".strip() if facts["status"] else ""
-    return f"{said}, stale, {facts['stale']}" if facts.get("stale") else said
+    said += f", stale, {facts['stale']}" if facts.get("stale") else ""
+    return f"{said}; the result of {facts['counts'][:10]} counts" if facts.get("counts") else said
 
 
 def state_of(facts: dict[str, Any]) -> str:

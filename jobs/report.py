@@ -13,13 +13,13 @@ import polars as pl
 
 from jobs.forging_sources import collect, results_directory
 from jobs.program import check_owner, run, session_parser, session_paths, write_report
-from jobs.report_checks import FAIL, checks
+from jobs.report_checks import FAIL, Check, checks
 from jobs.report_movie import movies
 from jobs.report_page import page
 from trackers.errors import SessionDataError
 from trackers.files import atomic_write, make_directory
 from trackers.layout import SessionPaths
-from trackers.quality import overrulings
+from trackers.quality import Overruling, overrulings
 
 LIBRARIES = ("numpy", "polars", "matplotlib")
 
@@ -41,21 +41,25 @@ def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
     found = checks(sources, movies(paths, sources.planes))
     shown = figures(sources, _cells(across, paths.session))
     tried = tries(results_directory(paths), sources.planes)
-    html = page(sources, found, overrulings(paths), [*shown, *tried])
+    people = overrulings(paths)
+    html = page(sources, found, people, [*shown, *tried])
     folder = results_directory(paths) / "report"
     make_directory(folder)
     written = {"checks": [asdict(check) for check in found], "missing": list(sources.missing)}
     atomic_write(folder / "report.html", html.encode())
     atomic_write(folder / "qc.json", json.dumps(written, indent=1).encode())
-    verdicts = sorted(found, key=lambda check: check.verdict != FAIL)
+    lines = [_line(check, people.get(check.name)) for check in found]
     return [
         f"page: {folder / 'report.html'}",
         *([f"cells across days: of {across}"] if across else []),
-        *(
-            f"{c.verdict}: {c.title} ({'not measured' if c.value is None else f'{c.value:.3g} {c.unit}'})"
-            for c in verdicts
-        ),
+        *sorted(lines, key=lambda line: not line.startswith(FAIL)),
     ]
+
+
+def _line(check: Check, word: Overruling | None) -> str:
+    verdict = f"{word.verdict} (overruled)" if word else check.verdict
+    measured = "not measured" if check.value is None else f"{check.value:.3g} {check.unit}"
+    return f"{verdict}: {check.title} ({measured})"
 
 
 def across_days(paths: SessionPaths, datasets: Path | None, dataset: str) -> Path | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 
 from tasks import wheels
 from tests.conftest import Side
+from tests.test_server_install import Lab, lab  # noqa: F401
 from trackers import environments
 from trackers.graph import PYTHON, Graph, Job, Stage
 
@@ -72,3 +76,28 @@ def test_what_an_environment_is_made_of_is_pinned(name: str) -> None:
 
 def test_every_environment_that_can_be_installed_can_be_checked() -> None:
     assert sorted(environments._NEEDS) == wheels.environments()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_payload_is_put_on_a_server_that_has_no_way_to_an_index(lab: Lab) -> None:  # noqa: F811
+    entry = pwd.getpwnam(lab.sshd.account)
+    nowhere = lab.home / ".config" / "pip" / "pip.conf"
+    nowhere.parent.mkdir(parents=True)
+    nowhere.write_text("[global]\nindex-url = http://127.0.0.1:9/\nretries = 0\n")
+    for path in (nowhere, *nowhere.parents[:2]):
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+    done = lab("install", "lab", "--with", "report")
+    if "could not be had" in done.stderr:
+        pytest.skip("no network to fetch wheels from")
+    assert done.returncode == 0, done.stderr
+    checked = lab("check", "lab").stdout
+    line = next(line for line in checked.splitlines() if "environment report" in line)
+    assert line.startswith("ok"), checked
+    for pinned in ("matplotlib==", "polars=="):
+        name, _, version = next(r for r in wheels.requirements("report") if r.startswith(pinned)).partition("==")
+        assert f"{name} {version}" in line
+    shutil.rmtree(next((lab.root / "report").resolve().rglob("site-packages/matplotlib")))
+    checked = lab("check", "lab").stdout
+    assert "environment report" in checked
+    assert "No module named 'matplotlib" in checked

@@ -88,7 +88,7 @@ def test_all_sessions_whose_pipelines_are_done_are_forged_once(forge: Forge) -> 
     assert {f"305/{SESSION}.nwb", f"305/{SECOND}.feather", "index.feather", "dataset.json"} <= made
     assert record["versions"]["pynwb"]
     code, said = forge()
-    assert code == 0
+    assert code == 0, said
     assert "done already" in said
 
 
@@ -116,6 +116,9 @@ def test_a_required_pass_of_quality_control_is_asked_of_every_session(forge: For
     assert code == 2
     assert f"{PROJECT}/305/{SESSION}: quality control says no: bleached" in said
     assert SECOND not in said
+    code, said = forge("--require-qc")
+    assert code == 0, said
+    assert f"left out: 305/{SESSION}: quality control says no: bleached" in said
     overruled = {"bleached": {"verdict": "pass", "reason": "only at the end", "by": "ada"}}
     (forge.experiment.tracking_data / "verdicts.json").write_text(json.dumps(overruled))
     code, said = forge(*named)

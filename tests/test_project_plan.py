@@ -109,6 +109,21 @@ def test_a_session_is_planned_by_what_it_is_and_what_was_done(
     assert plan(row(**facts), **options) == expected
 
 
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, "checksum preparation behavior video report"),
+        ({**DONE, "REPORT": {"status": "succeeded", "ended": "2025-09-01T03:04:05"}}, "video report"),
+        ({**DONE, "VIDEO": {"status": "succeeded", "usable": True}}, "report"),
+    ],
+)
+def test_a_page_is_planned_with_the_results_that_it_is_to_show(facts: Facts, expected: str) -> None:
+    session = row(**{"video_problem": "", **facts})
+    for pipeline in session["pipelines"].values():
+        pipeline.setdefault("usable", pipeline["status"] == "succeeded")  # as the server side says it
+    assert plan(session) == ("to run", expected)
+
+
 @pytest.mark.parametrize("facts", [{}, DONE, INCOMPLETE])
 def test_a_session_that_somebody_works_on_is_in_progress_whatever_there_is_to_do(facts: Facts) -> None:
     assert plan(row(**facts), held_by="locked by ada") == ("in progress", "locked by ada")

@@ -11,6 +11,9 @@ import pytest
 import xxhash
 
 from flows.eligibility import done, obstacle, usable
+from flows.project_grid import grid
+from flows.terminal import status_table
+from tasks.reports import SessionOutcome
 from tests.conftest import SESSION, Side, all_ended
 from tests.test_cli import sessionflow
 from trackers.curation import edited
@@ -120,6 +123,21 @@ def test_after_a_run_beside_it_failed_a_result_is_there_for_those_who_read_it(pu
     assert "nothing to show" not in obstacle(P.REPORT, facts)
     assert not done(P.SUITE2P, facts)  # what failed is continued
     assert published.target.result(P.SUITE2P).read_bytes() == before
+
+
+def test_status_says_that_the_old_result_counts_after_a_run_beside_it_failed(published: Published) -> None:
+    made = json.loads(published.target.result(P.SUITE2P).read_text())["ended"][:10]
+    published.ran("false", "true", beside=True)
+    facts = published.facts
+    said = f"failed {facts['pipelines']['SUITE2P']['ended'][:10]}; the result of {made} counts"
+    row = {**facts, "animal": "305", "session": SESSION, "problem": "", "notes": ""}
+    assert said in " ".join(status_table("Project", [row], notes=False).split())
+    assert f"; the result of {made} counts" in grid("Project", [(row, SessionOutcome("305", SESSION, "waiting", ""))])
+
+
+def test_status_does_not_say_so_after_a_run_in_its_place_failed(published: Published) -> None:
+    published.ran("false")
+    assert not published.facts["pipelines"]["SUITE2P"].get("counts")
 
 
 def test_after_a_run_in_its_place_failed_a_result_is_none(published: Published) -> None:

@@ -13,6 +13,8 @@ import yaml
 from flows.eligibility import done, obstacle
 from flows.process_session import skip
 from jobs.report import across_days
+from tests.conftest import SESSION as SIDE_SESSION
+from tests.conftest import Side
 from tests.environments import environment
 from tests.forging_session import PROJECT, SESSION, mark_done
 from tests.prefect_server import PrefectServer
@@ -21,6 +23,7 @@ from tests.test_report import MANAGER, no_cell, plant_good
 from trackers.layout import SessionPaths, Volumes
 from trackers.lock import SessionLock
 from trackers.names import ProcessingPipelines as P
+from trackers.site import Site
 
 EARLY, LATE = "2026-11-25T04:00:00+00:00", "2026-11-25T05:00:00+00:00"
 
@@ -51,6 +54,20 @@ def facts(**ended: str) -> dict[str, object]:
 def test_a_report_is_made_again_once_newer_results_are_there() -> None:
     assert not done(P.REPORT, facts(SUITE2P=LATE, REPORT=EARLY))
     assert done(P.REPORT, facts(SUITE2P=EARLY, REPORT=LATE)).startswith("done already")
+
+
+def test_a_page_that_could_not_be_made_after_multi_day_tracking_is_made_by_the_next_run(side: Side) -> None:
+    assert side.get("describe")["tracked"] == ""
+    site = Site.from_json(side.arguments["site"])
+    for dataset, session, ended in (("early", SIDE_SESSION, EARLY), ("late", SIDE_SESSION, LATE), ("other", "x", "9")):
+        folder = site.datasets / "Project" / dataset / "305"
+        (folder / session).mkdir(parents=True)
+        (folder / "results").mkdir()
+        (folder / "results/MULTIDAY.json").write_text(json.dumps({"ended": ended}))
+    tracked = side.get("describe")["tracked"]
+    assert tracked == LATE
+    assert not done(P.REPORT, {**facts(SUITE2P=EARLY, REPORT=EARLY), "tracked": tracked})
+    assert done(P.REPORT, {**facts(SUITE2P=EARLY, REPORT="2026-11-25T05:01:00+00:00"), "tracked": tracked})
 
 
 def test_a_session_of_which_there_is_nothing_to_show_has_no_report() -> None:
@@ -107,5 +124,6 @@ def test_the_page_is_made_by_a_flow_and_shows_what_a_person_overruled(tmp_path: 
     assert sessionflow(*word, "--server", str(server), environment=prefect.environment).returncode == 0
     done = sessionflow("run", "report", *names, "--reprocess", environment=prefect.environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "pass (overruled): no cells" in done.stdout
     assert "pass (overruled)" in page.read_text()
     assert "the window was closed" in page.read_text()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import SESSION, make_session
+from trackers import known_settings
 from trackers.errors import BadInputError
 from trackers.layout import SessionPaths, Volumes
 from trackers.names import ProcessingPipelines
-from trackers.settings import DEFAULT, THIS_RUN, Known, Setting, resolve, settings_files
+from trackers.settings import DEFAULT, SECTIONS, THIS_RUN, Known, Setting, resolve, settings_files
 from trackers.suite2p_settings import SUITE2P
 
 KNOWN = {
@@ -59,6 +60,26 @@ def test_a_stronger_file_replaces_single_values_of_a_weaker_one(paths: SessionPa
     assert found["detection.diameter"] == Setting(12, f"{project}:2")
 
 
+def test_the_pipelines_that_may_have_settings_in_files_are_those_that_have_some() -> None:
+    assert {pipeline.name.lower() for pipeline in known_settings.KNOWN} == set(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("diameter", ["a", "b"], "must be a list of 2 numbers, none negative"),
+        ("diameter", [12], "must be a list of 2 numbers, none negative"),
+        ("diameter", [12, -1], "must be a list of 2 numbers, none negative"),
+        ("registration.block_size", [True, 64], "must be a list of 2 numbers, none negative"),
+        ("registration.upsample_meanImg", ["x"], "must be a list of 1 numbers, none negative"),
+        ("diameter", [6, 6.5], ""),
+        ("registration.upsample_meanImg", None, ""),
+    ],
+)
+def test_a_list_is_refused_before_suite2p_meets_it(name: str, value: Any, words: str) -> None:
+    assert SUITE2P[name].problem(value) == words
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -72,7 +93,9 @@ def test_a_stronger_file_replaces_single_values_of_a_weaker_one(paths: SessionPa
         ("suite2p:\n  tau: true\n", 2, "must be float, and is True"),
         ("suite2p:\n  tau: 1\n  tau: 2\n", 3, "'tau' stands twice"),
         ("suite2p:\n  run:\n    nonrigid: 1\n", 3, "must be bool"),
+        ("suite2p:\n  detection: {diameter: 8}\n  detection.diameter: 9\n", 3, "'detection.diameter' stands twice"),
         ("suite2pp:\n  tau: 1\n", 1, "no pipeline's name"),
+        ("video:\n  components: 5\n", 1, "only suite2p and forging have settings in files, not video"),
         ("suite2p: [1]\n", 1, "names with values"),
         ("suite2p:\n  tau: [1\n", 3, "no YAML"),
     ],

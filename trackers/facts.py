@@ -22,7 +22,7 @@ from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
-from trackers.stale import record_of, staleness
+from trackers.stale import record_of, staleness, tracked
 from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
@@ -72,6 +72,7 @@ def describe(target: Target, *, thorough: bool = False) -> dict[str, Any]:
         "include": include_command(paths) if words else "",
         "quality_objection": quality_objection(paths),
         "own_datasets": str(target.site.datasets),
+        "tracked": tracked(target),
         "report_problem": _lack(target.site, "report"),
     }
 
@@ -162,14 +163,16 @@ def _kept(
     """Return what is known of a result that later runs were to replace and did not.
 
     `usable`: a whole result is in place. `kept`: since when, where what failed since had settings of its own run's.
-    `ended`: when it was made, where a later run was ended.
+    `ended`: when it was made, where a later run was ended. `counts`: since when, where what ran since has failed.
     """
     usable = status == "succeeded" or (record is not None and stands(target, pipeline, record))
     if not usable or record is None or submission is None or submission.name == record.get("submission"):
         return {"usable": usable, "kept": ""}
     if status == "succeeded":
         return {"usable": usable, "kept": "", "ended": record.get("ended", "")}
-    return {"usable": usable, "kept": record.get("ended", "") if submission.settings.get("this_run") else ""}
+    made = record.get("ended", "")
+    kept = made if submission.settings.get("this_run") else ""
+    return {"usable": usable, "kept": kept, "counts": made if status == "failed" else ""}
 
 
 def lock_facts(target: Target) -> dict[str, Any]:

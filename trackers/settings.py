@@ -16,6 +16,7 @@ from trackers.files import read_file
 from trackers.layout import ProjectPaths, SessionPaths
 from trackers.names import ProcessingPipelines
 
+SECTIONS = ("suite2p", "forging")  # of the pipelines that have settings in files
 DEFAULT = "default"
 THIS_RUN = "this run"
 _UNCHANGED = "Nothing was started."
@@ -42,6 +43,8 @@ class Known:
         """Say why a value is not allowed; empty where it is."""
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(map(repr, self.choices))}"
+        if list in self.types and isinstance(value, list):
+            return self._problem_of_list(value)
         taken = (*self.types, int) if float in self.types else self.types
         if not isinstance(value, taken) or (isinstance(value, bool) and bool not in self.types):
             return f"must be {' or '.join('null' if t is type(None) else t.__name__ for t in self.types)}"
@@ -50,6 +53,12 @@ class Known:
         if isinstance(value, int | float) and self.maximum is not None and not value <= self.maximum:
             return f"must be at most {self.maximum:g}"
         return ""
+
+    def _problem_of_list(self, value: list[Any]) -> str:
+        """Say why a list is not allowed: all lists are of numbers, none negative, as many as in the default."""
+        length = len(self.default) if isinstance(self.default, list) else len(value)
+        fits = len(value) == length and all(type(each) in (int, float) and each >= 0 for each in value)
+        return "" if fits else f"must be a list of {length} numbers, none negative"
 
 
 @dataclass(frozen=True)
@@ -149,15 +158,31 @@ def _parsed(path: Path, content: bytes, section: str, known: frozenset[str]) -> 
     try:
         root = loader.get_single_node()
         for key, node in _items(path, root) if root is not None else ():
-            known_section = key.value in {p.name.lower() for p in ProcessingPipelines}
-            if not known_section:
-                raise BadInputError(f"{path}:{_line(key)}: {key.value!r} is no pipeline's name. {_UNCHANGED}")
+            _check_section(path, key, node)
             if key.value == section:
-                yield from _flattened(loader, path, node, "", known)
+                yield from _once(_flattened(loader, path, node, "", known))
     except yaml.YAMLError as error:
         raise _unreadable(path, error) from None
     finally:
         loader.dispose()
+
+
+def _check_section(path: Path, key: yaml.Node, node: yaml.Node) -> None:
+    if key.value not in {p.name.lower() for p in ProcessingPipelines}:
+        raise BadInputError(f"{path}:{_line(key)}: {key.value!r} is no pipeline's name. {_UNCHANGED}")
+    if key.value not in SECTIONS and _items(path, node):
+        which = " and ".join(SECTIONS)
+        raise BadInputError(f"{path}:{_line(key)}: only {which} have settings in files, not {key.value}. {_UNCHANGED}")
+
+
+def _once(settings: Iterator[tuple[str, Setting]]) -> Iterator[tuple[str, Setting]]:
+    """Refuse a name that stands twice, once nested and once dotted."""
+    seen: set[str] = set()
+    for name, setting in settings:
+        if name in seen:
+            raise BadInputError(f"{setting.source}: {name!r} stands twice. {_UNCHANGED}")
+        seen.add(name)
+        yield name, setting
 
 
 def _flattened(

@@ -45,6 +45,15 @@ def record_of(target: Target, pipeline: ProcessingPipelines) -> dict[str, Any] |
     return record if isinstance(record, dict) else None
 
 
+def tracked(session: Target) -> str:
+    """Return when the newest multi-day result that has a session was made, UTC, ISO 8601; empty where none has it."""
+    root, project, animal = session.site.datasets, session.project, session.animal
+    folders = (root / project).glob(f"*/{animal}/{session.session}")
+    datasets = (Target(session.site, project, animal, dataset=folder.parts[-3]) for folder in folders)
+    records = (record_of(dataset, ProcessingPipelines.MULTIDAY) for dataset in datasets)
+    return max((str(record.get("ended", "")) for record in records if record), default="")
+
+
 def staleness(
     target: Target, pipeline: ProcessingPipelines, submission: Submission | None, settings: Mapping[str, Any] | None
 ) -> str:
