@@ -16,23 +16,13 @@ Row = tuple[str, str, str]
 def rows(parts: str = "suite2p,multiday,forging") -> Iterator[Row]:
     """Yield the rows of each part; a part whose environment is not there says so."""
     for part in parts.split(","):
+        environment = "suite2p" if part == "multiday" else part
+        python = Path(os.environ.get(ENVIRONMENTS, "/nonexistent")) / environment / "bin" / "python"
         if part == "multiday":
-            yield from _multiday()
-            continue
-        python = Path(os.environ.get(ENVIRONMENTS, "/nonexistent")) / part / "bin" / "python"
-        if not python.exists():
+            yield from science_multiday.rows(python)
+        elif not python.exists():
             yield part, f"not run: {ENVIRONMENTS} names no folder with the environment {part}", ""
         elif part == "suite2p":
             yield from science_suite2p.rows(python)
         else:
             yield from science_forging.rows(python)
-
-
-def _multiday() -> Iterator[Row]:
-    for row in science_multiday.rows():
-        what = f"{row['tracker']}, physics {row['physics']}, {row['days']} days, {row['pixels']} px"
-        if "words" in row:
-            yield what, row["words"], ""
-        else:
-            measured = f"tracked {row['recall']:.3f}, errors {row['errors']:.4f}, {row['seconds']:.1f} s a plane"
-            yield what, measured, "≥ 0.95, ≤ 0.005" if row["tracker"] == "sessionflow" else ""

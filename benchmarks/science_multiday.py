@@ -6,18 +6,23 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from jobs.multiday_registration import register
-from jobs.multiday_tracking import moved, track
-from tests.planted_days import Day, plant, score
+from benchmarks.science_suite2p import Row, detect
+from jobs.generate_imaging import PHYSICS, SIZES
+from jobs.multiday_planes import Plane, read_plane
+from tests.planted_days import cells_of, plant, score
 
-SEEDS = tuple(range(9001, 9006))
-CASES = ((3, 128, 16), (5, 256, 60), (10, 256, 80))  # days, pixels, cells
+SEEDS = tuple(range(8101, 8106))
+DAYS, PIXELS, CELLS = (3, 5, 10), 256, 200
+DETECTED_DAYS = (3, 5)  # whose cells suite2p finds, at CI size
+COVERED = 0.5  # overlap (Jaccard) from which a ROI is a cell's: one that covers two cells is neither's
+WANTED = "≥ 0.95, ≤ 0.005"
 TRACK2P = "SESSIONFLOW_TRACK2P"  # names the interpreter of an environment with track2p==0.6.2
 _PROGRAM = """
 import sys
@@ -32,58 +37,103 @@ ops.all_ds_path, ops.save_path, ops.transform_type = sys.argv[2:], sys.argv[1], 
 ops.iou_dist_thr = 16
 run_t2p(ops)
 """
-Tracker = Callable[[Sequence[Day]], list[list[int]]]
+Case = tuple[Sequence[Plane], Sequence[Any]]  # a plane on each day, and the true cell of each of its masks
+Tracker = Callable[[Sequence[Plane]], list[list[int]]]
 
 
-def rows(seeds: Iterable[int] = SEEDS, cases: Sequence[tuple[int, int, int]] = CASES) -> list[dict[str, Any]]:
-    """Return a row for each tracker, physics and number of days, pooled over the seeds.
+def rows(python: Path, seeds: Sequence[int] = SEEDS) -> Iterator[Row]:
+    """Yield what was measured: what, how much, and what was wanted; pooled over the seeds.
 
-    `recall`: of the cells that were detected on all days, the part that is one cell on all days; `errors`: of the
-    tracked masks, the part that is not of the true cell of most masks of its cell; `seconds` for one plane of all days.
+    *Tracked*: of the cells that were detected on all days, those that are one cell on all days; *errors*: of the
+    tracked masks, those that are not of the true cell of most masks of their cell; *no cells*: masks tracked together
+    none of which is a planted cell's, left out of the errors: bright neuropil that suite2p takes for a cell on
+    several days is the same thing again.
+
+    Args:
+        python: interpreter of the environment `suite2p`, for days whose cells suite2p finds; without it they are left
+            out.
+        seeds: one plane of each with planted outlines, two planes with suite2p's cells; of both physics.
     """
-    python = os.environ.get(TRACK2P, "")
-    trackers: dict[str, Tracker | None] = {"sessionflow": _ours, "track2p": _track2p if python else None}
-    found = []
-    for days, size, cells in cases:
-        for physics in ("A", "B"):
-            planted = [plant(seed, days, size, cells, physics) for seed in seeds]
-            for name, tracker in trackers.items():
-                row: dict[str, Any] = {"tracker": name, "physics": physics, "days": days, "pixels": size}
-                if tracker is None:
-                    found.append({**row, "words": f"not run: {TRACK2P} names no environment with track2p==0.6.2"})
-                else:
-                    found.append({**row, **_pooled(tracker, planted)})
-    return found
+    for days in DAYS:
+        for physics in PHYSICS:
+            yield from _rows(f"{days} days, physics {physics}", [_planted(seed, days, physics) for seed in seeds])
+    if not python.exists():
+        yield "suite2p's own cells", "not run: no environment suite2p", WANTED
+        return
+    for physics in PHYSICS:
+        found = [case for seed in seeds for case in _detected(python, seed, physics)]
+        for days in DETECTED_DAYS:
+            cases = [(planes[:days], ids[:days]) for planes, ids in found]
+            yield from _rows(f"suite2p's own cells, {days} days, physics {physics}", cases)
 
 
-def _pooled(tracker: Tracker, planted: Sequence[Sequence[Day]]) -> dict[str, Any]:
-    began, total = time.perf_counter(), dict.fromkeys(("detected", "tracked", "masks", "wrong"), 0)
-    for days in planted:
-        for key, value in score(list(days), tracker(days)).items():
+def _rows(what: str, cases: Sequence[Case]) -> Iterator[Row]:
+    yield f"sessionflow, {what}", _pooled(cells_of, cases), WANTED
+    if os.environ.get(TRACK2P):
+        yield f"track2p, {what}", _pooled(_track2p, cases), ""
+    else:
+        yield f"track2p, {what}", f"not run: {TRACK2P} names no environment with track2p==0.6.2", ""
+
+
+def _pooled(tracker: Tracker, cases: Sequence[Case]) -> str:
+    began, total = time.perf_counter(), dict.fromkeys(("detected", "tracked", "masks", "wrong", "strange"), 0)
+    for planes, ids in cases:
+        for key, value in score(ids, tracker(planes)).items():
             total[key] += value
-    return {
-        **total,
-        "recall": total["tracked"] / max(1, total["detected"]),
-        "errors": total["wrong"] / max(1, total["masks"]),
-        "seconds": (time.perf_counter() - began) / len(planted),
-    }
+    seconds = (time.perf_counter() - began) / len(cases)
+    return (
+        f"tracked {total['tracked'] / max(1, total['detected']):.3f} ({total['tracked']} of {total['detected']}), "
+        f"errors {total['wrong'] / max(1, total['masks']):.4f} ({total['wrong']} of {total['masks']}), "
+        f"no cells {total['strange']}, {seconds:.1f} s a plane"
+    )
 
 
-def _ours(days: Sequence[Day]) -> list[list[int]]:
-    found = register([day.plane.image for day in days])
-    common = [moved(day.plane.masks, r.positions, day.plane.shape) for day, r in zip(days, found, strict=True)]
-    return [[mask.cell for mask in masks] for masks in track(common)]
+def _planted(seed: int, days: int, physics: str) -> Case:
+    found = plant(seed, days, PIXELS, CELLS, physics)
+    return [day.plane for day in found], [day.ids for day in found]
 
 
-def _track2p(days: Sequence[Day]) -> list[list[int]]:
+def _detected(python: Path, seed: int, physics: str) -> Iterator[Case]:
+    """Yield each plane of generated movies in which suite2p has found the cells."""
     with tempfile.TemporaryDirectory() as name:
-        folders = [Path(name) / f"day{n}" for n in range(len(days))]
-        for folder, day in zip(folders, days, strict=True):
-            _as_suite2p(folder / "suite2p" / "plane0", day)
+        folders = detect(python, Path(name), physics, seed, max(DETECTED_DAYS))
+        truths = [np.load(folder / "truth.npz") for folder in folders]
+        for number in range(SIZES["ci"].planes):
+            places = [folder / f"plane{number}" for folder in folders]
+            yield (
+                [read_plane(place) for place in places],
+                [true_cells(place, truth, number) for place, truth in zip(places, truths, strict=True)],
+            )
+
+
+def true_cells(found: Path, truth: Any, number: int) -> Any:
+    """Return the true cell of each accepted ROI of a plane, -1 for none; a cell has one ROI at most, its best."""
+    masks, shape = read_plane(found).masks, read_plane(found).shape
+    registered = np.load(found / "reg_outputs.npy", allow_pickle=True).item()
+    offset = [round(float(np.median(registered[f"{a}off"] - truth[f"motion_{a}"][number]))) for a in "yx"]
+    cells = truth["cell"][truth["plane"] == number]
+    y, x = truth["mask_y"] - offset[0], truth["mask_x"] - offset[1]
+    kept = np.isin(truth["mask_cell"], cells) & (np.minimum(y, x) >= 0) & (y < shape[0]) & (x < shape[1])
+    where = (np.searchsorted(cells, truth["mask_cell"][kept]), y[kept] * shape[1] + x[kept])
+    planted = sparse.csr_array((np.ones(kept.sum()), where), shape=(len(cells), masks.shape[1]))
+    common = (masks @ planted.T).toarray()
+    overlap = common / (masks.sum(axis=1)[:, None] + planted.sum(axis=1) - common)
+    ids = np.full(masks.shape[0], -1)
+    best = overlap.argmax(axis=0)
+    sure = overlap[best, np.arange(len(cells))] >= COVERED
+    ids[best[sure]] = cells[sure]
+    return ids
+
+
+def _track2p(planes: Sequence[Plane]) -> list[list[int]]:
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name) / f"day{n}" for n in range(len(planes))]
+        for folder, plane in zip(folders, planes, strict=True):
+            _as_suite2p(folder / "suite2p" / "plane0", plane)
         words = [os.environ[TRACK2P], "-c", _PROGRAM, name, *map(str, folders)]
         subprocess.run(words, check=True, capture_output=True, env={**os.environ, "MPLBACKEND": "Agg"})
         matches = np.load(Path(name) / "track2p" / "plane0_match_mat.npy", allow_pickle=True)
-    cells = [[-1] * len(day.ids) for day in days]
+    cells = [[-1] * len(plane.rois) for plane in planes]
     for cell, members in enumerate(matches):
         if sum(mask is not None for mask in members) > 1:
             for day, mask in enumerate(members):
@@ -92,28 +142,14 @@ def _track2p(days: Sequence[Day]) -> list[list[int]]:
     return cells
 
 
-def _as_suite2p(folder: Path, day: Day) -> None:
+def _as_suite2p(folder: Path, plane: Plane) -> None:
     """Write what track2p reads of a plane."""
     folder.mkdir(parents=True)
     stat = []
-    for n in range(len(day.ids)):
-        y, x = np.unravel_index(day.plane.masks[[n]].indices, day.plane.shape)
+    for n in range(len(plane.rois)):
+        y, x = np.unravel_index(plane.masks[[n]].indices, plane.shape)
         stat.append({"ypix": y, "xpix": x, "lam": np.ones(len(y)), "med": [np.median(y), np.median(x)], "npix": len(y)})
-    height, width = day.plane.shape
+    height, width = plane.shape
     np.save(folder / "stat.npy", np.array(stat, object))
     np.save(folder / "iscell.npy", np.ones((len(stat), 2)))
-    np.save(folder / "ops.npy", {"meanImg": day.plane.image, "nchannels": 1, "Ly": height, "Lx": width})
-
-
-def main() -> None:
-    """Print the rows."""
-    for row in rows():
-        print(
-            ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
-
-
-if __name__ == "__main__":
-    main()
+    np.save(folder / "ops.npy", {"meanImg": plane.image, "nchannels": 1, "Ly": height, "Lx": width})

@@ -24,6 +24,7 @@ SEEDS = tuple(range(7001, 7006))
 RIGID = {"registration.nonrigid": False}  # its blocks are 128 px, which is the whole image at CI size
 COSTS = ("ci", "small")
 STAGES = ("binarize", "plane", "combine")
+OUTPUT = Path("processed_data") / "mesoscope_data"
 Row = tuple[str, str, str]
 
 
@@ -72,11 +73,24 @@ def score(found: Path, truth: dict[str, Any], plane: int, radius: float) -> dict
     return {"active": len(cells), "accepted": len(accepted), "right": len(pairs), "correlations": alike}
 
 
-def _run(python: Path, stage: str, size: str, physics: str, *seeds: int, folder: str = ".") -> dict[str, Any]:
+def detect(python: Path, folder: Path, physics: str, seed: int, days: int) -> list[Path]:
+    """Have suite2p find the cells of an animal's days at CI size; return their folders.
+
+    Below each are suite2p's `planeN` and the truth, `truth.npz`.
+    """
+    for day in range(days):
+        _run(python, "day", "ci", physics, seed, folder=str(folder / str(day)), day=day)
+    return [folder / str(day) / OUTPUT for day in range(days)]
+
+
+def _run(
+    python: Path, stage: str, size: str, physics: str, *seeds: int, folder: str = ".", day: int = 0
+) -> dict[str, Any]:
     """Do a stage in a process of its own; return what it printed."""
     words = [str(python), "-W", "ignore", "-m", "benchmarks.science_suite2p", stage, size, physics, *map(str, seeds)]
     here = Path(__file__).parents[1]
-    done = subprocess.run([*words, "--folder", folder], cwd=here, check=True, capture_output=True, text=True)
+    words += ["--folder", folder, "--day", str(day)]
+    done = subprocess.run(words, cwd=here, check=True, capture_output=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -87,12 +101,12 @@ class Recording:
         self.folder, self.size, self.physics = folder, SIZES[size], PHYSICS[physics]
         self.paths: Any = SimpleNamespace(source_data=folder / "source")
         self.source = self.paths.source_data / "mesoscope_data"
-        self.output = folder / "processed_data" / "mesoscope_data"
+        self.output = folder / OUTPUT
 
-    def generate(self, seed: int) -> dict[str, Any]:
+    def generate(self, seed: int, day: int = 0) -> dict[str, Any]:
         """Write the recording; return the truth."""
         self.source.mkdir(parents=True)
-        return write_imaging(self.source, self.size, self.physics, seed, 0)
+        return write_imaging(self.source, self.size, self.physics, seed, day)
 
     def process(self, stage: str) -> None:
         """Do a stage, of all planes one after the other."""
@@ -108,6 +122,13 @@ class Recording:
         else:
             for number in range(self.size.planes):
                 suite2p.plane(self.output, number, settings)
+
+    def day(self, seed: int, day: int) -> None:
+        """Generate and process a day of an animal, and keep the truth beside the planes."""
+        truth = self.generate(seed, day)
+        for stage in STAGES:
+            self.process(stage)
+        np.savez(self.output / "truth.npz", **truth)
 
     def score(self, seed: int) -> dict[str, Any]:
         """Generate, process and compare; return the sums over all planes."""
@@ -129,13 +150,14 @@ def _score_of_seed(size: str, physics: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do one stage, of all planes together, and print its cost; or do all, and print the score of all seeds."""
+    """Do one stage, of all planes together, or a whole day, and print its cost; or print the score of all seeds."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("stage", choices=("generate", *STAGES, "score"))
+    parser.add_argument("stage", choices=("generate", *STAGES, "day", "score"))
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("physics", choices=PHYSICS)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--folder", type=Path, default=Path())
+    parser.add_argument("--day", type=int, default=0)
     arguments = parser.parse_args()
     size, physics, seeds = arguments.size, arguments.physics, arguments.seeds
     if arguments.stage == "score":
@@ -144,6 +166,8 @@ def main() -> None:
     recording, started = Recording(arguments.folder.resolve(), size, physics), time.monotonic()
     if arguments.stage == "generate":
         recording.generate(seeds[0])
+    elif arguments.stage == "day":
+        recording.day(seeds[0], arguments.day)
     else:
         recording.process(arguments.stage)
     cost = {"seconds": time.monotonic() - started}

@@ -13,7 +13,7 @@ import polars as pl
 
 from jobs.multiday_planes import Plane, consensus, entry, in_day, plane_folders, read_plane, saved, written
 from jobs.multiday_registration import Registration, register
-from jobs.multiday_tracking import Found, moved, track
+from jobs.multiday_tracking import Found, moved, seen, track
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report
 from trackers.errors import SessionDataError
 from trackers.layout import SessionPaths
@@ -77,7 +77,8 @@ def tracked_plane(
     """
     usable = [d for d, r in enumerate(registrations) if not r.problem]
     common = {d: moved(days[d].masks, registrations[d].positions, days[d].shape) for d in usable}
-    found = dict(zip(usable, track([common[d] for d in usable]), strict=True))
+    shown = [seen(registrations[d].positions, days[d].shape) for d in usable]
+    found = dict(zip(usable, track([common[d] for d in usable], shown), strict=True))
     members: dict[int, dict[int, int]] = {}
     for d in usable:
         for n, one in enumerate(found[d]):

@@ -53,6 +53,11 @@ def moved(
     return covered
 
 
+def seen(positions: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return (pixels of the common frame,): those that a day's plane shows, by the rule by which masks are moved."""
+    return np.asarray(sampling(positions, shape).sum(axis=1) > 0.5 - 1e-6)  # every pixel of a moved mask, also rounded
+
+
 def sampling(positions: NDArray[np.float32], shape: tuple[int, int]) -> sparse.csr_array:
     """Return the matrix (pixels of the common frame, pixels of the day) that reads a day's image, bilinearly."""
     y, x = (p.ravel().astype(np.float64) for p in positions)
@@ -69,7 +74,7 @@ def sampling(positions: NDArray[np.float32], shape: tuple[int, int]) -> sparse.c
     return sparse.csr_array(entries, shape=(y.size, shape[0] * shape[1]))
 
 
-def track(days: Sequence[sparse.csr_array]) -> list[list[Found]]:
+def track(days: Sequence[sparse.csr_array], shown: Sequence[NDArray[np.bool_]] | None = None) -> list[list[Found]]:
     """Tell which masks of different days are one cell; on a day a cell has one mask at most.
 
     Masks are brought together by average linkage on their overlaps. A mask that another cell, or on its day another
@@ -77,6 +82,7 @@ def track(days: Sequence[sparse.csr_array]) -> list[list[Found]]:
 
     Args:
         days: for each day (cells, pixels of the common frame), 1 where a cell is.
+        shown: for each day the pixels of the common frame that its plane shows; None: all of them.
 
     Returns:
         for each day what became of each of its masks.
@@ -84,7 +90,8 @@ def track(days: Sequence[sparse.csr_array]) -> list[list[Found]]:
     day = np.repeat(np.arange(len(days)), [masks.shape[0] for masks in days])
     if not day.size:
         return [[] for _ in days]
-    overlap = _overlaps(sparse.vstack(days).tocsr(), day)
+    masks = sparse.vstack(days).tocsr()
+    overlap = _overlaps(masks, day, np.ones((len(days), masks.shape[1])) if shown is None else np.stack(shown))
     groups = _without_doubt(_groups(overlap, day), overlap, day)
     cells = sorted((members for members in groups if len(members) > 1), key=min)
     found = [Found(-1, 0.0, "single")] * day.size
@@ -97,12 +104,15 @@ def track(days: Sequence[sparse.csr_array]) -> list[list[Found]]:
     return [[found[n] for n in np.flatnonzero(day == d)] for d in range(len(days))]
 
 
-def _overlaps(masks: sparse.csr_array, day: NDArray[np.int64]) -> sparse.csr_array:
-    """Return the Jaccard overlap of all masks of different days."""
-    sizes = np.asarray(masks.sum(axis=1)).ravel()
+def _overlaps(masks: sparse.csr_array, day: NDArray[np.int64], shown: NDArray[Any]) -> sparse.csr_array:
+    """Return the Jaccard overlap of all masks of different days, where both days show the tissue.
+
+    Else a cell that one day's field cuts off would not be told from one that lies beside it.
+    """
+    sizes = masks @ shown.T.astype(np.float32)  # (masks, days)
     common = (masks @ masks.T).tocoo()
     rows, columns = common.coords
-    values = common.data / (sizes[rows] + sizes[columns] - common.data)
+    values = common.data / (sizes[rows, day[columns]] + sizes[columns, day[rows]] - common.data)
     kept = (day[rows] != day[columns]) & (values >= SEEN)
     entries = (values[kept], (rows[kept], columns[kept]))
     return sparse.csr_array(entries, shape=common.shape)
@@ -133,7 +143,7 @@ def _without_doubt(groups: list[list[int]], overlap: sparse.csr_array, day: NDAr
     """
     kept = [[n for n in group if not _rivalled_on_its_day(n, group, overlap, day)] for group in groups]
     of = {n: group for group in kept for n in group}
-    return [[n for n in group if not _rivalled_by_a_group(n, of, overlap)] for group in kept]
+    return [[n for n in group if not _rivalled_by_a_group(n, of, overlap, day)] for group in kept]
 
 
 def _rivalled_on_its_day(n: int, group: list[int], overlap: sparse.csr_array, day: NDArray[np.int64]) -> bool:
@@ -144,12 +154,17 @@ def _rivalled_on_its_day(n: int, group: list[int], overlap: sparse.csr_array, da
     return any(_mean(overlap, m, [*others, m]) > RIVAL * own for m in same_day)
 
 
-def _rivalled_by_a_group(n: int, of: dict[int, list[int]], overlap: sparse.csr_array) -> bool:
-    """Whether it overlaps another group almost as much as its own."""
+def _rivalled_by_a_group(n: int, of: dict[int, list[int]], overlap: sparse.csr_array, day: NDArray[np.int64]) -> bool:
+    """Whether it overlaps another group almost as much as its own.
+
+    A lone mask counts only where its own group has another mask on that day: else it may be the same cell, found twice.
+    """
     group = of[n]
     if len(group) < 2:
         return False
     elsewhere = [of[int(m)] for m in _neighbours(overlap, n) if int(m) in of and of[int(m)] is not group]
+    days = {day[m] for m in group}
+    elsewhere = [other for other in elsewhere if len(other) > 1 or day[other[0]] in days]
     return any(_mean(overlap, n, [*other, n]) > RIVAL * _mean(overlap, n, group) for other in elsewhere)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, sparse
 
+from jobs.multiday import tracked_plane
 from jobs.multiday_planes import Plane
+from jobs.multiday_registration import register
+
+REACH = 20  # px, further than any cell from its middle
 
 
 @dataclass(frozen=True)
@@ -20,13 +26,13 @@ class Day:
     Attributes:
         plane: mean image and detected masks, as suite2p would leave them.
         ids: the true cell of each mask; -1 for what is no cell.
-        footprints: (cells, height, width), of every cell that is there; `cells` numbers them.
+        footprints: (cells, pixels), of every cell that is there; `cells` numbers them.
         base: (2, height, width), the place of each pixel in the first day's frame.
     """
 
     plane: Plane
     ids: np.ndarray
-    footprints: np.ndarray
+    footprints: sparse.csr_array
     cells: np.ndarray
     base: np.ndarray
 
@@ -44,14 +50,14 @@ def plant(
     for day in range(days):
         base = _frame(draw, size, still=day == 0)
         there = np.flatnonzero(draw.random(len(centres)) > missing)
-        shapes = np.stack([looks.at(n, base, centres[n]) for n in there])
-        visible = shapes.sum(axis=(1, 2)) > 12
-        there, shapes = there[visible], shapes[visible]
+        pieces = {int(n): looks.at(n, base, centres[n]) for n in there}
+        pieces = {n: piece for n, piece in pieces.items() if piece.shape.sum() > 12}
+        there, shapes = np.array(list(pieces)), _rows([(p.pixels, p.shape.ravel()) for p in pieces.values()], size)
         light = looks.bright[there] * draw.lognormal(0, 0.3, len(there))
         image = 1 + 0.15 * ndimage.map_coordinates(background, base + 40, order=1, mode="nearest")
-        image = (image + np.tensordot(light, shapes, 1)) * draw.uniform(0.6, 1.5)
+        image = (image + (light @ shapes).reshape(size, size)) * draw.uniform(0.6, 1.5)
         image = ndimage.gaussian_filter(image + 0.05 * draw.normal(size=image.shape), 0.6).astype(np.float32)
-        masks, ids = _detected(draw, shapes, there, size)
+        masks, ids = _detected(draw, pieces, size)
         found.append(Day(_plane(image, masks), ids, shapes, there, base))
     return found
 
@@ -67,6 +73,14 @@ def _centres(draw: np.random.Generator, size: int, cells: int) -> np.ndarray:
     return np.array(centres)
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """A cell in the part of the field around it: the part's pixels, and how bright the cell is there."""
+
+    pixels: np.ndarray
+    shape: np.ndarray
+
+
 class _Looks:
     """The shape and brightness of each cell: full discs (A), or rings with a dim middle (B)."""
 
@@ -76,15 +90,20 @@ class _Looks:
         self.long, self.angle = draw.uniform(0.75, 1.3, count), draw.uniform(0, np.pi, count)
         self.bright = draw.lognormal(0, 0.5, count)
 
-    def at(self, n: int, base: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        y, x = base - centre[:, None, None]
+    def at(self, n: int, base: np.ndarray, centre: np.ndarray) -> _Piece:
+        """Return how a cell looks where `base` has the first day's place of each pixel."""
+        away = np.hypot(*(base - centre[:, None, None]))
+        middle = np.unravel_index(np.argmin(away), away.shape)
+        rows, columns = (slice(max(0, int(at) - REACH), int(at) + REACH + 1) for at in middle)
+        y, x = base[:, rows, columns] - centre[:, None, None]
         c, s = np.cos(self.angle[n]), np.sin(self.angle[n])
         away = np.hypot((c * y + s * x) / self.long[n], (c * x - s * y) * self.long[n]) / self.radius[n]
         if self.physics == "A":
             shape = np.exp(-0.7 * away**4)
         else:
             shape = np.minimum(1.0, np.exp(-(((away - 0.7) / 0.35) ** 2)) + 0.5 * (away < 0.7))
-        return np.asarray(np.where(away < (2.0 if self.physics == "A" else 1.3), shape, 0.0))
+        pixels = np.arange(base[0].size).reshape(base[0].shape)[rows, columns].ravel()
+        return _Piece(pixels, np.where(away < (2.0 if self.physics == "A" else 1.3), shape, 0.0))
 
 
 def _frame(draw: np.random.Generator, size: int, *, still: bool) -> np.ndarray:
@@ -100,21 +119,20 @@ def _frame(draw: np.random.Generator, size: int, *, still: bool) -> np.ndarray:
     return np.asarray(turned + middle + shift[:, None, None] + warp)
 
 
-def _detected(
-    draw: np.random.Generator, shapes: np.ndarray, there: np.ndarray, size: int
-) -> tuple[list[np.ndarray], np.ndarray]:
+def _detected(draw: np.random.Generator, pieces: dict[int, _Piece], size: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Return masks with ragged rims, of which some are missed, and some that are no cells; in random order."""
     masks, ids = [], []
-    for shape, cell in zip(shapes, there, strict=True):
+    for cell, piece in pieces.items():
+        shape = piece.shape
         ragged = ndimage.gaussian_filter(draw.normal(size=shape.shape), 1.2)
         label, count = ndimage.label(shape + 0.18 * ragged / ragged.std() * (shape > 0.05) > draw.uniform(0.3, 0.55))
         if count and draw.random() > 0.04:
-            mask = np.flatnonzero(label == 1 + np.argmax(np.bincount(label.ravel())[1:]))
+            mask = piece.pixels[label.ravel() == 1 + np.argmax(np.bincount(label.ravel())[1:])]
             if len(mask) >= 12:
                 masks.append(mask)
-                ids.append(int(cell))
+                ids.append(cell)
     y, x = np.mgrid[:size, :size]
-    for _ in range(max(1, len(there) // 30)):
+    for _ in range(max(1, len(pieces) // 30)):
         centre = draw.uniform(5, size - 5, 2)
         masks.append(np.flatnonzero(np.hypot(y - centre[0], x - centre[1]) < draw.uniform(3, 5)))
         ids.append(-1)
@@ -123,32 +141,54 @@ def _detected(
 
 
 def _plane(image: np.ndarray, masks: list[np.ndarray]) -> Plane:
-    rows = np.repeat(np.arange(len(masks)), [len(mask) for mask in masks])
-    entries = (np.ones(len(rows), np.float32), (rows, np.concatenate(masks)))
-    matrix = sparse.csr_array(entries, shape=(len(masks), image.size))
+    matrix = _rows([(mask, np.ones(len(mask), np.float32)) for mask in masks], len(image))
     return Plane(image, np.arange(len(masks)), matrix, matrix)
 
 
-def score(days: list[Day], cells: list[list[int]]) -> dict[str, int]:
-    """Compare the cell of each mask, -1 for none, with the truth.
+def _rows(entries: list[tuple[np.ndarray, np.ndarray]], size: int) -> sparse.csr_array:
+    """Return the matrix whose rows have these values at these pixels."""
+    pixels, values = (np.concatenate(each) for each in zip(*entries, strict=True))
+    rows = np.repeat(np.arange(len(entries)), [len(at) for at, _ in entries])
+    return sparse.csr_array((values, (rows, pixels)), shape=(len(entries), size * size))
+
+
+def cells_of(planes: Sequence[Plane]) -> list[list[int]]:
+    """Track the cells of one plane on several days; return for each day the cell of each mask, -1 for none."""
+    found, _ = tracked_plane(planes, register([plane.image for plane in planes]), 0)
+    return [[-1 if row["cell"] is None else row["cell"] for row in day if row["detected"]] for day in found]
+
+
+def score(ids: Sequence[np.ndarray], cells: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Compare the cell of each mask with the truth.
+
+    Args:
+        ids: for each day the true cell of each mask; -1 for what is no cell.
+        cells: for each day the cell that each mask is said to be; -1 for none.
 
     Returns:
         `detected` on all days and `tracked` of these on all days; tracked `masks`, and `wrong` ones of them: not of the
-        true cell that most masks of their cell are of.
+        true cell that most masks of their cell are of. Left out of both are `strange` ones: tracked, and of no cell, as
+        are all masks that they were tracked with.
     """
     seen: dict[int, list[int]] = {}
     members: dict[int, list[int]] = {}
-    for day, numbers in zip(days, cells, strict=True):
-        for true, number in zip(day.ids.tolist(), numbers, strict=True):
+    for there, numbers in zip(ids, cells, strict=True):
+        for true, number in zip(there.tolist(), numbers, strict=True):
             if true >= 0:
                 seen.setdefault(true, []).append(number)
             if number >= 0:
                 members.setdefault(number, []).append(true)
-    always = [numbers for numbers in seen.values() if len(numbers) == len(days)]
-    right = sum(max(np.unique(m, return_counts=True)[1]) for m in members.values())
-    masks = sum(map(len, members.values()))
+    always = [numbers for numbers in seen.values() if len(numbers) == len(ids)]
     tracked = sum(len(set(numbers)) == 1 and -1 not in numbers for numbers in always)
-    return {"detected": len(always), "tracked": tracked, "masks": masks, "wrong": int(masks - right)}
+    found = {"detected": len(always), "tracked": tracked, "masks": 0, "wrong": 0, "strange": 0}
+    for truth in members.values():
+        true_ones = [cell for cell in truth if cell >= 0]
+        if not true_ones:
+            found["strange"] += len(truth)
+        else:
+            found["masks"] += len(truth)
+            found["wrong"] += len(truth) - Counter(true_ones).most_common(1)[0][1]
+    return found
 
 
 def write_session(folder: Path, day: Day, frames: int, seed: int) -> None:
@@ -163,7 +203,7 @@ def write_session(folder: Path, day: Day, frames: int, seed: int) -> None:
     spikes = draw.random((len(day.cells), frames)) < 0.03
     decay = np.exp(-np.arange(60) / 8.0)
     activity = np.stack([np.convolve(s * draw.uniform(1, 2), decay)[:frames] for s in spikes])
-    movie = 200 * day.plane.image[None] + 500 * np.tensordot(activity.T, day.footprints, 1)
+    movie = 200 * day.plane.image[None] + 500 * (activity.T @ day.footprints).reshape(-1, height, width)
     movie = movie + 30 * draw.normal(size=movie.shape)
     folder.mkdir(parents=True)
     movie.clip(0, 30_000).astype(np.int16).tofile(folder / "data.bin")

@@ -15,11 +15,11 @@ pytest.importorskip("scipy")
 from flows.multiday import multiday
 from jobs.multiday import tracked_plane
 from jobs.multiday_registration import register
-from jobs.multiday_tracking import moved, track
+from jobs.multiday_tracking import track
 from tasks.compute_server import ComputeServer
 from tests.conftest import SESSION, make_session
 from tests.environments import environment
-from tests.planted_days import Day, plant, score
+from tests.planted_days import cells_of, plant, score
 from tests.prefect_server import REPOSITORY
 from trackers.errors import NotEligibleError, SessionDataError
 from trackers.layout import SessionPaths, Volumes
@@ -29,16 +29,10 @@ from trackers.tracker import ProcessingTracker, TrackerState
 NAMES = [SESSION, "2025-08-27-18-30-15-123456", "2025-08-28-18-30-15-123456"]
 
 
-def cells_of(days: list[Day]) -> list[list[int]]:
-    found = register([day.plane.image for day in days])
-    common = [moved(day.plane.masks, r.positions, day.plane.shape) for day, r in zip(days, found, strict=True)]
-    return [[mask.cell for mask in masks] for masks in track(common)]
-
-
 @pytest.mark.parametrize("physics", ["A", "B"])
 def test_planted_cells_are_tracked_over_five_days_and_none_is_confused(physics: str) -> None:
     days = plant(11, 5, size=128, cells=20, physics=physics)
-    found = score(days, cells_of(days))
+    found = score([day.ids for day in days], cells_of([day.plane for day in days]))
     assert found["detected"] > 3
     assert found["tracked"] >= 0.95 * found["detected"]
     assert found["wrong"] == 0
@@ -46,7 +40,7 @@ def test_planted_cells_are_tracked_over_five_days_and_none_is_confused(physics: 
 
 def test_the_same_days_give_the_same_cells() -> None:
     days = plant(4, 3)
-    assert cells_of(days) == cells_of(days)
+    assert cells_of([day.plane for day in days]) == cells_of([day.plane for day in days])
 
 
 def test_rotation_shift_and_warp_are_found_to_a_fraction_of_a_pixel() -> None:
