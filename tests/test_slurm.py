@@ -15,6 +15,7 @@ from tests.conftest import states
 from tests.daemon import wait_until
 from tests.slurm_side import SlurmSide, all_over, bash, by_name, use
 from trackers.processes import ProcessIdentity
+from trackers.slurm import queue_of_this_account
 
 
 @pytest.fixture
@@ -268,6 +269,28 @@ def test_a_requeued_job_is_followed_under_its_id(slurm: SlurmSide, tmp_path: Pat
     assert slurm.finish(view)["status"] == "succeeded", [(j["name"], j["state"], j["reason"]) for j in view["jobs"]]
     assert trace.read_text().split() == ["a", "a", "b"]
     assert by_name(view)["a"]["attempt"] == 1
+
+
+def test_a_requeued_job_that_has_not_begun_again_is_cancelled_as_any_other(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 60")], [bash("b", "true")])
+    slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    slurm.cluster.command("scontrol", "requeuehold", by_name(slurm.watch(view))["a"]["id"])
+    slurm.wait(view, lambda v: states(v)["a"] == "PENDING")
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
+
+
+def test_the_cancel_of_a_job_that_wrote_no_end_is_over_once_that_could_have_come(
+    slurm: SlurmSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trackers.slurm.CANCEL_SECONDS", 3.0)
+    view = slurm.submit_jobs([bash("a", "sleep 60")])
+    slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    slurm.cluster.command("scontrol", "suspend", by_name(slurm.watch(view))["a"]["id"])  # its end is then a KILL
+    assert slurm.get("cancel_all")["left"] == [view["name"]]
+    queue = queue_of_this_account()
+    monkeypatch.setattr(queue, "grace_seconds", 1.0)
+    assert slurm.get("cancel_all")["ended"] == [view["name"]]
 
 
 def test_names_with_spaces_and_volumes_with_quotes_and_dollars_reach_the_job(

@@ -191,7 +191,7 @@ def _seen(row: QueuedJob, files: AttemptFiles, resources: Resources) -> Sighting
     assert row.state is not None  # noqa: S101 - see _look
     state, reason, never_began = row.state, in_words(row), False
     if state.ended and state is not JobState.COMPLETED:
-        never_began = files.revoke()
+        never_began = files.revoke(row.restarts)
         if state is JobState.CANCELLED:
             reason = row.reason if row.reason else "cancelled in Slurm"
         elif says_out_of_memory(files.scheduler_words()) or (row.memory_gb or 0) >= NEARLY_ALL * resources.memory_gb:

@@ -393,18 +393,20 @@ class AttemptFiles:
                     return restart, word
         return None
 
-    def revoke(self) -> bool:
-        """Make sure that the attempt does not begin any more; False where it has begun, or the volume is full."""
+    def revoke(self, restart: int = 0) -> bool:
+        """Make sure that a restart does not begin any more; False where it has begun, or the volume is full."""
         mine = self.directory / f".{REVOKED}.{os.urandom(4).hex()}"
         try:
             mine.write_text(REVOKED + "\n")
-            with contextlib.suppress(FileExistsError):
-                self.claim().hardlink_to(mine)  # whole or not at all: an empty claim would look like a job's own
+            for number in {0, restart}:
+                with contextlib.suppress(FileExistsError):
+                    self.claim(number).hardlink_to(mine)  # whole or not at all: an empty one would look like a job's own
         except OSError:
             return False
         finally:
             mine.unlink(missing_ok=True)
-        return self.owner() is None
+        owner = self.owner()
+        return owner is None or owner[0] < restart
 
     def started(self, restart: int = 0) -> tuple[str, str] | None:
         """Return the host on which the command began, and when by that host's clock (UTC, ISO 8601)."""
