@@ -332,6 +332,20 @@ def test_what_an_account_has_set_for_itself_hides_no_job(
     assert {state for _, _, state in slurm.jobs_in_slurm(view)} == {"COMPLETED", "CANCELLED"}
 
 
+def test_what_an_account_has_set_for_its_own_jobs_makes_no_other_job_of_ours(
+    slurm: SlurmSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {"ARRAY_INX": "1-3", "CLUSTERS": "moon", "ERROR": f"{tmp_path}/theirs", "GPUS": "1", "WAIT": "1"}
+    for name, value in theirs.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    began = time.monotonic()
+    view = slurm.submit_jobs([bash("a", "sleep 8")])
+    assert time.monotonic() - began < 5
+    view = slurm.wait(view, all_over)
+    assert (states(view), len(keys(slurm, view))) == ({"a": "COMPLETED"}, 1)
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_a_dependent_that_slurm_starts_too_early_leaves_before_its_command(slurm: SlurmSide, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     view = slurm.submit_jobs([bash("a", "sleep 3")], [bash("b", f"echo b >> {trace}")])
