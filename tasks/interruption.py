@@ -94,8 +94,8 @@ class Interruption:
         name = signal.Signals(number).name
         if self._count >= PATIENCE:
             sys.stderr.write(
-                f"{name} once more: ended before its jobs were; those that are left run on, and the lock stays. Start the "
-                "same again to continue them, or end them with `sessionflow cancel`.\n"
+                f"{name} once more: ended before its jobs were; those that are left run on, and the lock stays. "
+                "Start the same again to continue them, or end them with `sessionflow cancel`.\n"
             )
             signal.signal(number, signal.SIG_DFL)  # the handlers of asyncio and Prefect would wait for the run
             os.kill(os.getpid(), number)
