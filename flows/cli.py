@@ -79,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"sessionflow: {error}\n")
         code = error.exit_code
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.stderr.write("sessionflow: ended on request; its jobs have ended and the lock is free\n")
+        from tasks.interruption import Interruption
+
+        sys.stderr.write(f"sessionflow: {Interruption.in_words()}\n")
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

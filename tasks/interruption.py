@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, ClassVar
 
 STATE_POLL_SECONDS = 5.0  # a run that no worker started is told of a cancel by its own state only
+FREE = "; its jobs have ended and the lock is free"
 PATIENCE = 3  # signals, the last of which ends the process without cleaning up
 
 _current: ContextVar[Interruption | None] = ContextVar("interruption", default=None)
@@ -24,8 +25,14 @@ class Interruption:
     """Whether, and why, somebody wants a run to end, with all runs that it calls in its own task.
 
     A run that has a task of its own below another one, as a project's sessions have, can be ended alone.
+
+    Attributes:
+        obeyed: whether a run of this process has ended because somebody wanted it to.
+        stays: for each lock that could not be given back, a sentence that says so.
     """
 
+    obeyed: ClassVar[bool] = False
+    stays: ClassVar[dict[str, str]] = {}
     _unheard: ClassVar[int | None] = None
 
     def __init__(self, run: asyncio.Task[Any], outer: Interruption | None = None) -> None:
@@ -101,12 +108,23 @@ class Interruption:
         if number is not None:
             os.kill(os.getpid(), number)
 
+    @staticmethod
+    def in_words() -> str:
+        """Say for people what has become of what they have ended."""
+        if not Interruption.obeyed:
+            return "ended on request"
+        return "ended on request" + (". " + " ".join(Interruption.stays.values()) if Interruption.stays else FREE)
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._count += 1
         Interruption._unheard = Interruption._unheard or number
         name = signal.Signals(number).name
         if self._count >= PATIENCE:
-            self.restore()
+            sys.stderr.write(
+                f"{name} once more: ended before its jobs were; those that are left run on, and the lock stays. "
+                "Start the same again to continue them, or end them with `sessionflow cancel`.\n"
+            )
+            signal.signal(number, signal.SIG_DFL)  # the handlers of asyncio and Prefect would wait for the run
             os.kill(os.getpid(), number)
         elif self._count > 1:
             sys.stderr.write(
@@ -138,6 +156,7 @@ async def interruptible(flow_run_id: str) -> AsyncIterator[Interruption]:
     finally:
         if watch is not None:
             watch.cancel()
+            Interruption.obeyed |= bool(interruption.reason)
         interruption.restore()
         interruption.uncancel()
         _current.reset(token)

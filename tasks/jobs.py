@@ -200,6 +200,8 @@ async def end_jobs(lease: Lease) -> bool:
     Returns:
         whether a submission was open, or may have been.
     """
+    before = lease.abandon
+    lease.abandon = before or "it is not known whether its jobs have ended"  # should this be interrupted as well
     try:
         outcome = await lease.ask_within(END_SECONDS, "cancel_all", manager_id=lease.manager_id)
     except (UnreachableError, LoginNeededError) as error:
@@ -208,6 +210,5 @@ async def end_jobs(lease: Lease) -> bool:
     except SessionflowError as error:  # the lock must stay: nobody knows whether one still runs
         lease.abandon = f"it is not known whether its jobs have ended: {error}"
         return True
-    if outcome["left"]:
-        lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended"
+    lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended" if outcome["left"] else before
     return bool(outcome["ended"] or outcome["left"])

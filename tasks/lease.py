@@ -162,7 +162,7 @@ async def give_back(lease: Lease) -> None:
     """
     name = "/".join(lease.target.values()) + (" and of its sessions" if lease.sessions else "")
     if lease.abandon:
-        logger.warning(STAYS, name, lease.abandon)
+        _say_that_it_stays(name, lease.abandon)
     for target in (*reversed(lease.sessions), lease.target):
         ours = replace(lease, target=target)
         with contextlib.suppress(SessionLockedError):  # it has passed to somebody else: not ours to give
@@ -172,8 +172,13 @@ async def give_back(lease: Lease) -> None:
                 else:
                     await ours.ask_within(RELEASE_SECONDS, "lock_release", manager_id=lease.manager_id)
             except (UnreachableError, AuthenticationError, HostKeyError) as error:
-                logger.warning(STAYS, name, error)
+                _say_that_it_stays(name, error)
                 return
+
+
+def _say_that_it_stays(name: str, reason: object) -> None:
+    logger.warning(STAYS, name, reason)
+    Interruption.stays.setdefault(name, STAYS % (name, reason))
 
 
 def holder(flow_run_id: str, flow_run_name: str, outermost_run_id: str, requested_by: str, pipeline: str) -> Holder:

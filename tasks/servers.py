@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tasks.ssh_config import SshAddress
 from trackers.errors import BadInputError
 from trackers.graph import MANAGER_ID, PYTHON, Graph, Job, Stage
+from trackers.names import ProcessingPipelines
 from trackers.site import ACCOUNT, INSTALLED
 
 
@@ -83,10 +85,12 @@ class Override(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     cpus: int | None = Field(default=None, ge=1, description="Cores.")
-    memory_gb: float | None = Field(default=None, gt=0, description="Memory, GB.")
+    memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Memory, GB.")
     minutes: int | None = Field(default=None, ge=1, description="Time limit, minutes.")
     gpus: int | None = Field(default=None, ge=0, description="Graphics cards.")
-    maximum_memory_gb: float | None = Field(default=None, gt=0, description="How far retries may go, GB.")
+    maximum_memory_gb: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="How far retries may go, GB."
+    )
     maximum_minutes: int | None = Field(default=None, ge=1, description="How far retries may go, minutes.")
 
 
@@ -155,6 +159,15 @@ class Server(BaseModel):
     commands: dict[str, Command] = Field(
         default={}, description="By pipeline or job, as resources: the lab's own program that runs instead of ours."
     )
+
+    @field_validator("resources", "commands")
+    @classmethod
+    def _of_a_pipeline(cls, found: dict[str, Any]) -> dict[str, Any]:
+        pipelines = [pipeline.name.lower() for pipeline in ProcessingPipelines]
+        for pattern in found:
+            if not any(_may_mean(pattern, pipeline) for pipeline in pipelines):
+                raise ValueError(f"{pattern} is no pipeline and no job of one; pipelines are {', '.join(pipelines)}")
+        return found
 
     @property
     def storage(self) -> str:
@@ -251,6 +264,16 @@ class Server(BaseModel):
             raise BadInputError(f"{path} cannot be read: {error}. Nothing was done.") from None
         except ValidationError as error:
             raise BadInputError(f"{path} describes no server: {in_words(error)}. Nothing was done.") from None
+
+
+def _may_mean(pattern: str, pipeline: str) -> bool:
+    """Tell whether a pattern can match a pipeline or a job of it, whose names only its run knows."""
+    fixed = re.split(r"[*?[]", pattern)[0]
+    return (
+        pattern == pipeline
+        or fixed.startswith(f"{pipeline}/")
+        or (fixed != pattern and f"{pipeline}/".startswith(fixed))
+    )
 
 
 def servers_directory() -> Path:

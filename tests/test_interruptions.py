@@ -125,6 +125,25 @@ def test_a_signal_ends_every_job_then_tracker_then_lock(
     assert prefect.runs("long 305")[0]["state_type"] == "CANCELLED"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_third_signal_ends_a_flow_at_once_says_so_and_leaves_the_lock(
+    side: Side, prefect: PrefectServer, number: signal.Signals
+) -> None:
+    command = job(side, "begun", f"trap '' TERM; until [ -e {side.root}/go ]; do sleep 0.1; done")
+    flow = Flow(side.root, prefect, command)
+    flow.wait_until(lambda: traces(side) == ["begun"])
+    for _ in range(3):
+        flow.process.send_signal(number)
+        time.sleep(0.4)
+    assert flow.process.wait(3) == -number
+    assert locked(side)
+    (side.root / "go").touch()
+    code, report = Flow(side.root, prefect, command).end()
+    assert (code, report["status"]) == (0, 1)
+    assert (tracker(side), locked(side)) == ("succeeded", False)
+    assert "ended before its jobs were" in flow.end()[1]["stderr"]
+
+
 def test_a_cancel_in_prefect_reaches_a_flow_that_no_worker_started(side: Side, prefect: PrefectServer) -> None:
     flow = Flow(side.root, prefect, job(side, "begun"))
     flow.wait_until(lambda: traces(side) == ["begun"])

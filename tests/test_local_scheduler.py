@@ -41,6 +41,13 @@ def test_stages_run_in_order_and_the_tracker_completes(side: Side, tmp_path: Pat
     assert side.get("tracker_show", pipeline="BEHAVIOR")["status"] == "succeeded"
 
 
+def test_what_a_job_prints_is_told_without_what_terminals_and_databases_take_amiss(side: Side) -> None:
+    side.take_lock()
+    text = r"a\0b\n\033[31mred\033[0m\tx\n\033]0;title\a\377 é\n"
+    view = side.wait(side.submit([("bad", f"printf '{text}' >&2; exit 3")]), all_ended)
+    assert view["jobs"][0]["tail"] == ["a�b", "red\tx", "�]0;title�� é"]
+
+
 def test_a_failed_job_blocks_what_follows_and_says_why(side: Side) -> None:
     side.take_lock()
     view = side.submit(

@@ -15,6 +15,7 @@ from tests.conftest import states
 from tests.daemon import wait_until
 from tests.slurm_side import SlurmSide, all_over, bash, by_name, use
 from trackers.processes import ProcessIdentity
+from trackers.slurm import queue_of_this_account
 
 
 @pytest.fixture
@@ -270,6 +271,28 @@ def test_a_requeued_job_is_followed_under_its_id(slurm: SlurmSide, tmp_path: Pat
     assert by_name(view)["a"]["attempt"] == 1
 
 
+def test_a_requeued_job_that_has_not_begun_again_is_cancelled_as_any_other(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 60")], [bash("b", "true")])
+    slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    slurm.cluster.command("scontrol", "requeuehold", by_name(slurm.watch(view))["a"]["id"])
+    slurm.wait(view, lambda v: states(v)["a"] == "PENDING")
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
+
+
+def test_the_cancel_of_a_job_that_wrote_no_end_is_over_once_that_could_have_come(
+    slurm: SlurmSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trackers.slurm.CANCEL_SECONDS", 3.0)
+    view = slurm.submit_jobs([bash("a", "sleep 60")])
+    slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    slurm.cluster.command("scontrol", "suspend", by_name(slurm.watch(view))["a"]["id"])  # its end is then a KILL
+    assert slurm.get("cancel_all")["left"] == [view["name"]]
+    queue = queue_of_this_account()
+    monkeypatch.setattr(queue, "grace_seconds", 1.0)
+    assert slurm.get("cancel_all")["ended"] == [view["name"]]
+
+
 def test_names_with_spaces_and_volumes_with_quotes_and_dollars_reach_the_job(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +330,20 @@ def test_what_an_account_has_set_for_itself_hides_no_job(
     assert slurm.get("cancel_all")["left"] == []
     assert time.monotonic() - began < 15
     assert {state for _, _, state in slurm.jobs_in_slurm(view)} == {"COMPLETED", "CANCELLED"}
+
+
+def test_what_an_account_has_set_for_its_own_jobs_makes_no_other_job_of_ours(
+    slurm: SlurmSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {"ARRAY_INX": "1-3", "CLUSTERS": "moon", "ERROR": f"{tmp_path}/theirs", "GPUS": "1", "WAIT": "1"}
+    for name, value in theirs.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    began = time.monotonic()
+    view = slurm.submit_jobs([bash("a", "sleep 8")])
+    assert time.monotonic() - began < 5
+    view = slurm.wait(view, all_over)
+    assert (states(view), len(keys(slurm, view))) == ({"a": "COMPLETED"}, 1)
+    assert not (tmp_path / "theirs").exists()
 
 
 def test_a_dependent_that_slurm_starts_too_early_leaves_before_its_command(slurm: SlurmSide, tmp_path: Path) -> None:

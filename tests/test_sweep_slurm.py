@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tasks.servers import Server
 from tests import wrappers
 from tests.cluster import Cluster
 from tests.conftest import states
+from tests.daemon import wait_until
 from tests.slurm_side import SlurmSide, bash, by_name, use
 from tests.sweeping import dead_process, hold, only, session, sweep
 from trackers.names import ProcessingPipelines
@@ -188,6 +190,22 @@ def test_jobs_that_cannot_be_asked_about_are_left(slurm: SlurmSide, trouble: str
     slurm.cluster.unwrap()
     assert only(sweep(slurm, repair=True, server=server(slurm))).outcome == "repaired"
     assert status(slurm) == ("succeeded", False)
+
+
+def test_jobs_of_another_account_that_slurm_has_forgotten_ended_as_their_records_say(
+    own_cluster: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = use(own_cluster(slurm_conf={"MinJobAge": 2}), tmp_path, monkeypatch)
+    hold(side, dead_process())
+    view = side.submit_jobs([bash("a", "true")], [bash("b", "exit 3"), bash("c", f"sleep 6; touch {tmp_path}/over")])
+    folder, submission = record(side)
+    folder.save(replace(submission, account="daemon"))
+    assert wait_until((tmp_path / "over").exists, 30)
+    assert wait_until(lambda: not side.jobs_in_slurm(view), 90)
+    assert only(sweep(side, repair=True, server=server(side))).outcome == "repaired"
+    assert status(side) == ("failed", False)
+    ended = record(side)[1]
+    assert {job: str(ended.last(job).state) for job in "abc"} == {"a": "COMPLETED", "b": "FAILED", "c": "COMPLETED"}
 
 
 def test_an_interrupted_cancel_is_carried_out_also_for_jobs_that_wait(slurm: SlurmSide) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -10,7 +11,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from trackers.files import make_directory
 from trackers.graph import Resources
 from trackers.scheduler import Handed
-from trackers.script import TERM_GRACE_SECONDS
+from trackers.script import TERM_GRACE_SECONDS, parse_exit_record
 from trackers.shares import try_lock
 from trackers.site import Site
 from trackers.slurm_handover import Handover, known_id
@@ -173,12 +174,21 @@ def _look(queue: SlurmQueue, folder: SubmissionFolder, submission: Submission, j
     number = known_id(files, attempt, rows)
     row = next((row for row in rows if row.id == number), None) or _from_accounting(queue, submission, job, attempt)
     if row is None:
-        if not queue.own or (queue.accounting_error and number):
+        if not (queue.own or _wrote_its_end(files)) or (queue.accounting_error and number):
             return Sighting("unknown", None, queue.accounting_error or f"the jobs of {queue.account} may be invisible")
         return Sighting("absent", scheduler_id=number)
     if row.state is None:
         return Sighting("unknown", None, f"Slurm says {row.word}, which is no state that is known here")
     return _seen(row, files, attempt.resources)
+
+
+def _wrote_its_end(files: AttemptFiles) -> bool:
+    """Tell whether a job ended by itself; one that was told to end may have been requeued where we cannot see it."""
+    owner = files.owner()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        record = parse_exit_record(files.exit_record(owner[0]).read_text()) if owner else None
+        return record is not None and not record.terminated
+    return False
 
 
 def _from_accounting(queue: SlurmQueue, submission: Submission, job: str, attempt: Attempt) -> QueuedJob | None:
@@ -191,7 +201,7 @@ def _seen(row: QueuedJob, files: AttemptFiles, resources: Resources) -> Sighting
     assert row.state is not None  # noqa: S101 - see _look
     state, reason, never_began = row.state, in_words(row), False
     if state.ended and state is not JobState.COMPLETED:
-        never_began = files.revoke()
+        never_began = files.revoke(row.restarts)
         if state is JobState.CANCELLED:
             reason = row.reason if row.reason else "cancelled in Slurm"
         elif says_out_of_memory(files.scheduler_words()) or (row.memory_gb or 0) >= NEARLY_ALL * resources.memory_gb:

@@ -29,6 +29,10 @@ QUESTION_SECONDS = 60.0  # a controller under load may take as long as its Messa
 SUBMIT_SECONDS = 90.0
 ACCOUNTING_PAUSE_SECONDS = 30.0  # between questions to accounting that brought nothing new
 LATE_FILES_SECONDS = 35.0  # how much later than KillWait a network file system may show a record
+NOT_OURS = (  # people's defaults for sbatch that its options cannot take back; a server's description refuses these too
+    *("SBATCH_ARRAY_INX", "SBATCH_CLUSTERS", "SBATCH_ERROR", "SBATCH_WAIT"),
+    *("SBATCH_GPUS", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
+)
 LIMIT_FORGOTTEN_SECONDS = 60.0  # a learnt submit limit is tried again after so long
 
 
@@ -88,8 +92,8 @@ def ask_slurm(*words: str, seconds: float = QUESTION_SECONDS, script: str | None
 
 
 def _misleads(variable: str) -> bool:
-    """Tell whether a variable would change a question: people's own filters hide jobs, which would then look absent."""
-    return variable.startswith(("SQUEUE_", "SCANCEL_", "SACCT_", "SINFO_")) or variable in SET_BY_SLURM
+    """Tell whether a variable would change a question or a job, which would then look absent or be another one."""
+    return variable.startswith(("SQUEUE_", "SCANCEL_", "SACCT_", "SINFO_")) or variable in (*SET_BY_SLURM, *NOT_OURS)
 
 
 NEVER = float("-inf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +28,8 @@ RECORD = "submission.json"
 REVOKED = "revoked"  # in place of an owner in a claim: this attempt must not begin any more
 VERSION = 1
 _TAIL_BYTES = 4096
+_COLOR = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")  # with NUL Postgres refuses the run's state
 
 
 def now() -> str:
@@ -393,18 +396,20 @@ class AttemptFiles:
                     return restart, word
         return None
 
-    def revoke(self) -> bool:
-        """Make sure that the attempt does not begin any more; False where it has begun, or the volume is full."""
+    def revoke(self, restart: int = 0) -> bool:
+        """Make sure that a restart does not begin any more; False where it has begun, or the volume is full."""
         mine = self.directory / f".{REVOKED}.{os.urandom(4).hex()}"
         try:
             mine.write_text(REVOKED + "\n")
-            with contextlib.suppress(FileExistsError):
-                self.claim().hardlink_to(mine)  # whole or not at all: an empty claim would look like a job's own
+            for number in {0, restart}:
+                with contextlib.suppress(FileExistsError):  # whole or not at all: an empty one would look like a job's
+                    self.claim(number).hardlink_to(mine)
         except OSError:
             return False
         finally:
             mine.unlink(missing_ok=True)
-        return self.owner() is None
+        owner = self.owner()
+        return owner is None or owner[0] < restart
 
     def started(self, restart: int = 0) -> tuple[str, str] | None:
         """Return the host on which the command began, and when by that host's clock (UTC, ISO 8601)."""
@@ -420,13 +425,14 @@ class AttemptFiles:
 
 
 def _tail(path: Path) -> str:
-    """Return the end of a log file; a file that is missing is empty."""
+    """Return the end of a log file as text for terminals and databases; a file that is missing is empty."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            return log.read().decode(errors="replace")
+            text = log.read().decode(errors="replace")
     except OSError:
         return ""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _COLOR.sub("", text))
 
 
 def _attempt(data: dict[str, Any]) -> Attempt:

@@ -169,7 +169,9 @@ class Work:
         gone = self.scheduler(submission).cancel(self.folder, submission)
         if unwritten is not None:
             raise unwritten
-        return gone
+        # a script that was itself killed writes no end: its job has ended once the deadline for that is over
+        now = self.refresh(number)
+        return gone or not any(self._may_be_handed_over(now, job.name) for job in now.live_jobs())
 
     def finish(self, number: int, *, keep_logs: bool, facts: dict[str, Any], orphaned: bool = False) -> Submission:
         """Close a submission none of whose jobs runs: result record, tracker, and the logs of a success.
