@@ -1,7 +1,8 @@
 """A worker program as sl-shared-assets 5.1.0's are: it drives the tracker itself, in place, and miscounts.
 
-`python -m tests.worker TRACKER MANAGER JOBS [fail | torn]`. Its loader does not read the counts back, and its `stop` writes
-none that is not the last: with a process for each job, the second stop says complete, and the third job starts anew.
+`python -m tests.worker TRACKER MANAGER JOBS [fail | torn]`. Its loader does not read the counts back, and its `stop`
+writes none that is not the last: with a process for each job, the second stop says complete, and the third job starts
+anew.
 """
 
 from __future__ import annotations
