@@ -138,7 +138,7 @@ def test_the_command_says_of_a_run_that_it_ended_out_of_reach_of_the_server_that
     process = subprocess.Popen(command, env=lab.prefect.environment, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     assert wait_until((lab.root / "begun").exists, 40)
     lab.cluster.sshd.kill()
-    process.terminate()
+    process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=110)[1]
     lab.cluster.sshd.start()
     assert said.count(f"The lock of Project/305/{SESSION} stays, and jobs that run go on") == 1
