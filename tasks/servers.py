@@ -268,12 +268,8 @@ class Server(BaseModel):
 
 def _may_mean(pattern: str, pipeline: str) -> bool:
     """Tell whether a pattern can match a pipeline or a job of it, whose names only its run knows."""
-    fixed = re.split(r"[*?[]", pattern)[0]
-    return (
-        pattern == pipeline
-        or fixed.startswith(f"{pipeline}/")
-        or (fixed != pattern and f"{pipeline}/".startswith(fixed))
-    )
+    fixed, inside = re.split(r"[*?[]", pattern)[0], f"{pipeline}/"
+    return pattern == pipeline or fixed.startswith(inside) or (fixed != pattern and inside.startswith(fixed))
 
 
 def servers_directory() -> Path:

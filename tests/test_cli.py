@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +163,22 @@ def test_spaces_and_letters_of_any_script_work_from_end_to_end(tmp_path: Path, p
     assert (raw_data / "ax_checksum.txt").exists()
     shown = sessionflow("status", "Über project", *roots(root))
     assert "マウス 7" in shown.stdout
+
+
+def test_who_gives_up_at_a_question_is_told_of_no_jobs_that_have_ended(root: Path) -> None:
+    SessionLock(root / "storage" / "Project" / "305" / SESSION / "tracking_data" / "session_lock.yaml").acquire(7)
+    session = str(root / "storage" / "Project" / "305" / SESSION)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "flows.cli", "lock", "release", session])
+    said = b""
+    with contextlib.suppress(OSError):  # as Linux says that the other side has gone
+        while part := os.read(terminal, 1000):
+            said += part
+            if said.endswith(b"[y/N] "):
+                os.write(terminal, b"\x03")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert said.rstrip().endswith(b"sessionflow: ended on request"), said
 
 
 def test_a_failing_pipeline_is_exit_code_1_with_the_reason(root: Path, prefect: PrefectServer) -> None:

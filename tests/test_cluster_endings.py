@@ -9,7 +9,9 @@ import sys
 import time
 
 import pytest
+import yaml
 
+from tests.conftest import SESSION
 from tests.daemon import wait_until
 from tests.flow_process import Flow
 from tests.lab import ENDED, Lab
@@ -123,6 +125,24 @@ def test_a_cancel_while_the_server_is_out_of_reach_ends_the_flow_and_leaves_the_
     assert (code, report["status"], lab.traces()) == (0, 1, ["a", "b"]), report
     assert lab.last(0)["scheduler_id"] == job
     lab.check("succeeded")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_command_says_of_a_run_that_it_ended_out_of_reach_of_the_server_that_its_jobs_go_on(lab: Lab) -> None:
+    endless = {"words": ["bash", "-c", f"touch '{lab.root}/begun'; sleep 1000"]}
+    description = yaml.safe_load(lab.description.read_text()) | {"commands": {"checksum": endless}}
+    lab.description.write_text(yaml.safe_dump(description))
+    words = ["--server", str(lab.description), "--project", "Project", "--animal", "305", "--session", SESSION]
+    command = [sys.executable, "-m", "flows.cli", "run", "checksum", *words]
+    process = subprocess.Popen(command, env=lab.prefect.environment, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    assert wait_until((lab.root / "begun").exists, 40)
+    lab.cluster.sshd.kill()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=110)[1]
+    lab.cluster.sshd.start()
+    assert said.count(f"The lock of Project/305/{SESSION} stays, and jobs that run go on") == 1
+    assert "its jobs have ended" not in said
 
 
 def test_a_flow_that_was_killed_is_continued_at_once_with_the_jobs_that_run(lab: Lab) -> None:

@@ -11,8 +11,8 @@ import pytest
 from flows.eligibility import done, obstacle
 from flows.process_session import FLOWS, skip
 from tasks.reports import PipelineReport
-from trackers.attempts import judged
-from trackers.graph import Resources
+from trackers.attempts import closed, judged
+from trackers.graph import Graph, Job, Resources, Stage
 from trackers.names import ProcessingPipelines, ProcessingStatus, SessionTypes
 from trackers.ownership import FlowRunFact, OpenSubmission, admit, owner_liveness
 from trackers.retries import LOST_NODES, next_resources
@@ -25,7 +25,7 @@ from trackers.states import (
     Sighting,
     judge,
 )
-from trackers.submission import Attempt, now
+from trackers.submission import Attempt, new_submission, now
 
 LONG = 10 * LOST_DEADLINE_SECONDS
 RUNNING_STATES = [JobState.RUNNING, JobState.COMPLETING]
@@ -213,6 +213,17 @@ def test_a_job_is_retried_by_cause(state: JobState, attempt: int, memory: float,
 )
 def test_nothing_else_is_retried(state: JobState, attempt: int, resources: Resources) -> None:
     assert next_resources(state, attempt, resources) is None
+
+
+def test_attempts_that_failed_do_not_count_as_lost_nodes_and_the_last_loss_is_said() -> None:
+    graph = Graph((Stage("s", (Job("a", ("true",)),)),))
+    names = {"target": "P/1/S", "pipeline": ProcessingPipelines.BEHAVIOR, "digest": "", "settings": {}}
+    submission = new_submission(graph, number=1, manager_id=1, account="ada", scheduler="slurm", **names)
+    ends = [*[JobState.FAILED] * LOST_NODES, *[JobState.NODE_FAIL] * LOST_NODES]
+    for number, state in enumerate(ends, 1):
+        submission = submission.with_attempt("a", Attempt(number, RESOURCES, state))
+        assert (submission.next_resources("a") is not None) == (LOST_NODES < number < len(ends)), number
+    assert closed(submission).last("a").reason == "it is not tried again after 5 attempts that lost their nodes"
 
 
 def facts(kind: str = "run training", **statuses: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Side, all_ended
+from tests.daemon import wait_until
 from tests.prefect_server import REPOSITORY
 from trackers.graph import MANAGER_ID, Graph, Job, Resources, Stage
 from trackers.names import TrackerFileNames
@@ -54,4 +55,14 @@ def test_a_program_that_fails_leaves_a_failed_pipeline_whatever_it_wrote(side: S
     closed = side.get("finish", pipeline="BEHAVIOR", number=view["number"])
     assert closed["status"] == "failed"
     assert closed["jobs"][2]["tail"] == ["it went wrong"]
+    assert side.get("tracker_show", pipeline="BEHAVIOR")["status"] == "failed"
+
+
+def test_a_tracker_that_a_program_leaves_half_written_is_right_in_the_end(side: Side) -> None:
+    view = submitted(side, 2, "torn")
+    view = side.wait(view, lambda v: all(job["state"] == "RUNNING" for job in v["jobs"]))
+    tracker = next((side.root / "storage").rglob(str(TrackerFileNames.BEHAVIOR)))
+    assert wait_until(lambda: not tracker.read_text(), 10)
+    view = side.wait(view, all_ended)
+    assert side.get("finish", pipeline="BEHAVIOR", number=view["number"])["status"] == "failed"
     assert side.get("tracker_show", pipeline="BEHAVIOR")["status"] == "failed"

@@ -1,11 +1,14 @@
 """A worker program as sl-shared-assets 5.1.0's are: it drives the tracker itself, in place, and miscounts.
 
-`python -m tests.worker TRACKER MANAGER JOBS [fail]`. Its loader does not read the counts back, and its `stop` writes
-none that is not the last: with a process for each job, the second stop says complete, and the third job starts anew.
+`python -m tests.worker TRACKER MANAGER JOBS [fail | torn]`. Its loader does not read the counts back, and its `stop`
+writes none that is not the last: with a process for each job, the second stop says complete, and the third job starts
+anew.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +41,10 @@ def main() -> None:
     time.sleep(0.3)
     with lock:
         state = read(tracker)
+        if "torn" in words:  # it is killed while it writes
+            tracker.write_text("")
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
         if "fail" in words:
             write(tracker, {**state, "_running": False, "_manager_id": -1, "_encountered_error": True})
             sys.exit("it went wrong")

@@ -78,10 +78,10 @@ def closed(submission: Submission) -> Submission:
         return replace(submission, status="succeeded", ended=now())
     for name in submission.attempts:
         last = submission.last(name)
-        if submission.orphaned and next_resources(last.state, last.number, last.resources) is not None:
+        if submission.orphaned and next_resources(last.state, submission.lost(name), last.resources) is not None:
             words = UNATTENDED
         else:
-            words = limit(last.state, last.resources)
+            words = limit(last.state, submission.lost(name), last.resources)
         if words and words not in last.reason:
             submission = submission.with_attempt(name, replace(last, reason=f"{last.reason}; {words}".lstrip("; ")))
     return replace(submission, status="aborted" if submission.cancelling else "failed", ended=now())

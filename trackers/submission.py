@@ -180,7 +180,11 @@ class Submission:
             return None
         if last.never_began and last.reason == NEVER_SATISFIED:  # a site that clears dependents away after a failure
             return None if self.waits_for_a_failure(job) else last.resources
-        return next_resources(last.state, last.number, last.resources)
+        return next_resources(last.state, self.lost(job), last.resources)
+
+    def lost(self, job: str) -> int:
+        """Count the attempts at a job that ended since their nodes failed or were taken from them."""
+        return sum(attempt.state in (JobState.NODE_FAIL, JobState.PREEMPTED) for attempt in self.attempts[job])
 
     def waits_for_a_failure(self, job: str) -> bool:
         """Whether a job of an earlier stage has ended without success and is not tried again: this one never starts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from trackers.errors import (
     NotYetError,
     SessionLockedError,
     SubmissionError,
+    TrackerCorruptError,
     TrackerOwnedError,
 )
 from trackers.files import atomic_write, make_directory
@@ -412,9 +414,11 @@ class Work:
         if self.pipeline in PROJECT_PIPELINES:
             return  # the manifest's program keeps its own, under the feather's lock
         tracker = self.target.tracker(self.pipeline)
-        driven = submission.open and any(job.drives_tracker for job in submission.live_jobs())
-        if not (driven and tracker.read().running):  # what a program of 5.1.0 makes of it is corrected at its end
-            tracker.set_state(self._tracker_state(submission))
+        if submission.open and any(job.drives_tracker for job in submission.live_jobs()):
+            with contextlib.suppress(TrackerCorruptError):  # killed while it wrote: it writes in place
+                if tracker.read().running:
+                    return  # what a program of 5.1.0 makes of it is corrected at its end
+        tracker.set_state(self._tracker_state(submission))
 
     def _tracker_state(self, submission: Submission) -> TrackerState:
         """Return what the tracker is to say; a run that was ended, and left a result alone, takes no success away."""
