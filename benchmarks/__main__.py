@@ -28,7 +28,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="cluster: how often each is run (default: 3)")
     parser.add_argument("--seconds", type=float, default=60.0, help="far: of a job, and late files (default: 60)")
     parser.add_argument("--sessions", default="50,200,1000", help="project: how many (default: 50,200,1000)")
-    parser.add_argument("--parts", default="suite2p,multiday,forging", help="science: which (default: all)")
+    parts = "suite2p,multiday,behavior,forging,stages"
+    parser.add_argument("--parts", default=parts, metavar="PART,…", help=f"science: which (default: {parts})")
     arguments = parser.parse_args()
     console = Console(width=150)
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")

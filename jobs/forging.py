@@ -58,7 +58,8 @@ def main() -> None:
             folder = dataset.directory / paths.animal
             records = records_of(paths)
             cells = tracked(folder, paths.session)
-            sources = replace(collect(paths), notes=tuple(verify(paths, records)), tracked=cells)
+            curated = tuple(verify(paths, records))  # first: of a file that was purged it says how to have it again
+            sources = replace(collect(paths), notes=curated, tracked=cells)
             check_dataset_owner(dataset, sessions, arguments.manager_id)
             summary = forge(sources, settings, folder, created(paths, records))
             notes += [f"{paths}: {words}" for words in (*summary["missing"], *summary["notes"])]

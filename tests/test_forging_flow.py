@@ -149,3 +149,16 @@ def test_a_name_that_is_no_session_is_refused(forge: Forge) -> None:
     code, said = forge("--sessions", SECOND)
     assert code == 2
     assert "write ANIMAL/SESSION" in said
+
+
+def test_a_file_that_was_purged_since_is_named_with_the_command_that_makes_it_again(forge: Forge) -> None:
+    purged = forge.experiment.processed_data / "mesoscope_data/plane0/spks.npy"
+    output = {"path": "processed_data/mesoscope_data/plane0/spks.npy", "size": purged.stat().st_size, "xxh3_128": "0"}
+    record = forge.experiment.tracking_data / "results" / "SUITE2P.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps({"ended": "2025-09-01T00:00:00+00:00", "outputs": [output], "submission": ""}))
+    purged.unlink()
+    code, said = forge("--sessions", f"305/{SESSION}")
+    assert code == 1
+    assert "mesoscope_data/plane0/spks.npy" in said
+    assert "sessionflow run suite2p" in said

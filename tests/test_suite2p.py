@@ -23,13 +23,13 @@ from tests.conftest import SESSION, make_session
 from tests.environments import environment
 from tests.managers import program, server_of
 from tests.prefect_server import REPOSITORY
+from tests.suite2p_direct import FOLDER, differing, planes_of
 from trackers.errors import BadInputError, NotEligibleError
 from trackers.layout import SessionPaths, Volumes
 from trackers.names import ProcessingPipelines
 from trackers.tracker import ProcessingTracker, TrackerState
 
 RIGID: dict[str, Any] = {"registration.nonrigid": False}
-TABLES = ("F", "Fneu", "spks", "iscell")
 pytestmark = pytest.mark.timeout(1200)
 
 
@@ -79,49 +79,17 @@ def recording(tmp_path: Path) -> Recording:
     return found
 
 
-def planes_of(folder: Path, planes: int) -> list[dict[str, Any]]:
-    """Return what suite2p wrote of each plane, bytes and arrays."""
-    found = []
-    for plane in range(planes):
-        place = folder / f"plane{plane}"
-        tables = {name: np.load(place / f"{name}.npy") for name in TABLES}
-        found.append({**tables, "stat": np.load(place / "stat.npy", allow_pickle=True)})
-    return found
-
-
 def assert_equal(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
     """The same ROIs, pixel by pixel, and the same traces."""
     for mine, theirs in zip(one, other, strict=True):
-        for name in TABLES:
-            assert np.array_equal(mine[name], theirs[name]), name
-        assert len(mine["stat"]) == len(theirs["stat"])
-        for a, b in zip(mine["stat"], theirs["stat"], strict=True):
-            assert a.keys() == b.keys()
-            for key in a:
-                assert np.array_equal(a[key], b[key], equal_nan=np.asarray(a[key]).dtype.kind == "f"), key
-
-
-DIRECT = """
-import json, sys
-import jobs.torchvision_operators
-from suite2p import default_db, default_settings, run_s2p
-source, folder = sys.argv[1:]
-ops = json.load(open(source + "/ops.json"))
-settings = default_settings()
-settings["fs"], settings["torch_device"] = ops["fs"], "cpu"
-settings["registration"]["nonrigid"] = False
-db = {key: ops[key] for key in ("nplanes", "nrois", "lines", "dy", "dx")}
-db |= {"data_path": [source], "save_path0": folder, "save_folder": "direct", "input_format": "tif"}
-db |= {"keep_movie_raw": True}
-run_s2p(db={**default_db(), **db}, settings=settings)
-"""
+        assert differing(mine, theirs) == []
 
 
 def directly(python: Path, recording: Recording) -> Path:
     """Call suite2p itself on the tiffs, in one process; return its folder."""
-    words = [str(python), "-c", DIRECT, str(recording.raw), str(recording.root)]
+    words = [str(python), "-m", "tests.suite2p_direct", str(recording.raw), str(recording.root)]
     subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True)
-    return recording.root / "direct"
+    return recording.root / FOLDER
 
 
 async def test_the_flow_finds_what_suite2p_finds_in_one_process_and_a_failed_plane_runs_again_alone(
