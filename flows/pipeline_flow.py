@@ -74,12 +74,12 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
         token = turn_of_this_run.set(turn)
         await turn.take()
         try:
-            await reach_prefect()
             given: dict[str, Any] = {}
             with contextlib.suppress(TypeError):  # Prefect refuses wrong arguments in words
                 given = inspect.signature(self.fn).bind_partial(*args, **kwargs).arguments
             server = given.get("server")
             async with reaching(server if isinstance(server, ComputeServer) else None):
+                await reach_prefect()
                 with tagged(given):
                     return await Flow.__call__(self, *args, return_state=True, **kwargs)
         finally:

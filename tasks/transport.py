@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import sys
 from typing import Any, Protocol
@@ -99,7 +100,8 @@ async def open_channel(server: Server) -> Channel:
     """
     if not server.host:
         return await LocalChannel.open()
-    from tasks.ssh import connect  # paramiko takes its time to import
+    await asyncio.to_thread(importlib.import_module, "tasks.ssh")  # paramiko takes its time; others go on meanwhile
+    from tasks.ssh import connect
 
     connection = await connect(server.address())
     return await connection.open(server.server_side())
