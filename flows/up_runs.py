@@ -106,7 +106,7 @@ async def orphans(client: PrefectClient, worker: str) -> tuple[list[FlowRun], in
 
 
 async def _end_inner(client: PrefectClient, run: FlowRun, why: str) -> None:
-    """Say of the flows that a run had called that they are over: when it goes on, it calls new ones."""
+    """Say of the flows that a run had called, and of those that they had, that they are over: it calls new ones."""
     inner = filters.FlowRunFilter(
         parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=[run.id]),
         state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.RUNNING])),
@@ -114,6 +114,7 @@ async def _end_inner(client: PrefectClient, run: FlowRun, why: str) -> None:
     for called in await client.read_flow_runs(flow_run_filter=inner, limit=200):
         message = f"{why} The run that had called it goes on in a new one."
         await client.set_flow_run_state(called.id, Crashed(message=message), force=True)
+        await _end_inner(client, called, why)
 
 
 def _run_of(entry: Path) -> UUID | None:

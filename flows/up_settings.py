@@ -110,6 +110,8 @@ class UpSettings:
             **PREFECT_SETTINGS,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            # in memory, as usual, a server that ends forgets who holds the limits' slots: they are then taken for ever
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_UI_API_URL": "/api",  # where the UI came from: right through tunnels too
         }
         fixed = {

@@ -23,6 +23,9 @@ SESSIONS, AT_ONCE = 6, 3
 WORKER, SERVER = b"worker\0start", b"server\0start"  # words of their commands
 
 
+LEASE_SECONDS = 420.0  # a deployment's lease is the longest: five minutes
+
+
 class Lab:
     """`sessionflow up` and a project whose jobs wait until they are let."""
 
@@ -54,9 +57,14 @@ class Lab:
         (self.project.root / "go").touch()
 
     def is_right(self) -> None:
-        """Check that every session is done and free, and that its job ended once."""
+        """Check that every session is done and free, that its job ended once, and that no slot stays taken."""
         assert (self.project.locked(), self.project.trackers()) == ([], {"complete"})
         assert sorted(self.project.trace("end")) == self.project.names
+        self.up.wait(lambda: not self.taken(), LEASE_SECONDS)
+
+    def taken(self) -> int:
+        """Return how many slots of the limits are held, as far as Prefect knows."""
+        return sum(int(limit["active_slots"]) for limit in self.up.ask("v2/concurrency_limits/filter", {}))
 
 
 @pytest.fixture

@@ -1,0 +1,31 @@
+"""What becomes of the runs of a worker that was killed."""
+
+from __future__ import annotations
+
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import up_runs
+from tests.prefect_server import PrefectServer
+
+
+def running(prefect: PrefectServer, parent: str = "") -> str:
+    """Have a run, called by another one where that is given; return its id."""
+    body = {"flow_id": prefect.post("flows/", {"name": "inner"})["id"], "state": {"type": "RUNNING"}}
+    if parent:
+        call = {"flow_run_id": parent, "task_key": "call", "dynamic_key": "0", "state": {"type": "RUNNING"}}
+        body["parent_task_run_id"] = prefect.post("task_runs/", call)["id"]
+    return str(prefect.post("flow_runs/", body)["id"])
+
+
+async def test_a_project_is_put_back_and_what_it_had_called_is_over_at_every_depth(prefect: PrefectServer) -> None:
+    project = running(prefect)
+    session = running(prefect, project)
+    pipeline = running(prefect, session)
+    other = running(prefect)
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
+        async with get_client() as client:
+            await up_runs.put_back(client, [await client.read_flow_run(project)], "A test.")  # type: ignore[arg-type]
+    states = {run["id"]: run["state_name"] for run in prefect.post("flow_runs/filter", {})}
+    found = [states[run] for run in (project, session, pipeline, other)]
+    assert found == ["AwaitingRetry", "Crashed", "Crashed", "Running"]
