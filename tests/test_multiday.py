@@ -81,15 +81,26 @@ def test_a_mask_that_covers_two_cells_stays_unmatched_and_says_which() -> None:
     assert "cell 0 by 0.50, cell 1 by 0.50" in found[2][0].reason
 
 
-def test_of_two_masks_on_one_day_that_fit_alike_none_is_taken() -> None:
+@pytest.mark.parametrize("width", [7, 9])
+def test_of_two_masks_on_one_day_that_fit_alike_none_is_taken_and_the_other_days_are_tracked(width: int) -> None:
     from scipy import sparse
 
     frame = np.zeros((3, 40, 40), np.float32)
-    frame[0, 5:15, 5:15], frame[1, 5:15, 5:12], frame[2, 5:15, 8:15] = 1, 1, 1
+    frame[0, 5:15, 5:15], frame[1, 5:15, 5 : 5 + width], frame[2, 5:15, 15 - width : 15] = 1, 1, 1
     days = [frame[[0]], frame[[0]], frame[1:]]
     found = track([sparse.csr_array(masks.reshape(len(masks), -1)) for masks in days])
     assert [mask.status for mask in found[2]] == ["uncertain"] * 2
     assert [mask.cell for masks in found[:2] for mask in masks] == [0, 0]
+
+
+def test_a_cell_that_the_rim_of_one_days_field_cuts_off_is_compared_where_both_days_show_it() -> None:
+    from scipy import sparse
+
+    frame, shown = np.zeros((2, 40, 40), np.float32), np.ones((2, 40, 40), bool)
+    frame[0, 5:15, 5:15], frame[1, 5:15, 13:15], shown[1, :, :13] = 1, 1, False
+    days = [sparse.csr_array(mask.reshape(1, -1)) for mask in frame]
+    assert [masks[0].status for masks in track(days)] == ["uncertain"] * 2
+    assert [masks[0].cell for masks in track(days, list(shown.reshape(2, -1)))] == [0, 0]
 
 
 @pytest.fixture
