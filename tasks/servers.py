@@ -52,6 +52,7 @@ _LETTERS = {
     "t": "time",
     "G": "gpus",
 }
+_FLAGS = "OQsuv"  # letters that take no value, so that another may follow in the same word
 
 
 class Slurm(BaseModel):
@@ -68,7 +69,8 @@ class Slurm(BaseModel):
     @classmethod
     def _none_of_ours(cls, options: list[str]) -> list[str]:
         for word in options:
-            name = word[2:].split("=")[0] if word.startswith("--") else _LETTERS.get(word[1:2], "")
+            letter = word[1:].lstrip(_FLAGS)[:1]  # -QH is -Q and -H
+            name = word[2:].split("=")[0] if word.startswith("--") else _LETTERS.get(letter, "")
             if word.startswith("-") and name:  # sbatch takes the beginning of a name as well
                 if any(ours.startswith(name) for ours in _FOLLOWED_BY):
                     raise ValueError(
@@ -159,6 +161,13 @@ class Server(BaseModel):
     commands: dict[str, Command] = Field(
         default={}, description="By pipeline or job, as resources: the lab's own program that runs instead of ours."
     )
+
+    @field_validator("shared_directory_name")
+    @classmethod
+    def _below_the_roots(cls, name: str) -> str:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"{name} does not lie in the roots; name a folder of both")
+        return name
 
     @field_validator("resources", "commands")
     @classmethod
