@@ -195,8 +195,7 @@ def test_many_at_once_share_regenerations_that_begin_after_each_request(paths: P
     with locked(paths.manifest):  # all of them ask while nobody can serve them
         for worker in workers:
             worker.start()
-        requests = paths.directory / manifest.REQUESTS
-        while not requests.exists() or len(list(requests.iterdir())) < len(workers):
+        while len(list(manifest._requests(paths, manifest.DEFAULT_TIMEZONE))) < len(workers):
             assert all(worker.exitcode is None for worker in workers)
         (paths.directory / "9" / "2025-05-01-12-00-00-000000" / "raw_data" / "telomere.bin").touch()
     for worker in workers:
