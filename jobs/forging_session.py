@@ -76,7 +76,7 @@ def problems_of(path: Path) -> list[str]:
     threshold = nwbinspector.Importance.BEST_PRACTICE_VIOLATION
     found = nwbinspector.inspect_nwbfile(nwbfile_path=str(path), skip_validate=True, importance_threshold=threshold)
     return invalid + [
-        f"{message.location}: {message.message.rstrip(".")}"
+        f"{message.location}: {message.message.rstrip('.')}"
         for message in found
         if message
         and (message.check_function_name, message.object_type) != ("check_data_orientation", "RoiResponseSeries")
