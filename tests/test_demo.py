@@ -23,7 +23,7 @@ PIPELINES = [
 def demo(folder: Path, environment: dict[str, str], *options: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "demo", str(folder), *options],
-        env=environment,
+        env={**environment, "COLUMNS": "120"},  # lines as they are, and not as wide as the tests' own terminal
         capture_output=True,
         text=True,
         check=False,

@@ -23,6 +23,7 @@ from tests.sshd import Sshd, make_key
 from trackers.check import Finding, Group, check
 from trackers.check_volumes import Mount, locks, mount_of, parse_mounts, parse_quota, quota, room, writable
 from trackers.errors import UnreachableError
+from trackers.names import ProcessingPipelines
 from trackers.site import Site
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +87,8 @@ async def test_a_server_side_that_never_speaks_is_given_up(tmp_path: Path, monke
 def test_on_a_cluster_with_accounting_everything_is_well(own_cluster: StartCluster, tmp_path: Path) -> None:
     cluster = own_cluster(accounting=True)
     cluster.command("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=10")
-    done = checked(described(cluster.sshd, tmp_path, scheduler="slurm"))
+    lowered = {"multiday": {"maximum_memory_gb": 200}}
+    done = checked(described(cluster.sshd, tmp_path, scheduler="slurm", resources=lowered))
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(done)
     assert found.pop("environments") == "skipped"  # those of the science pipelines are not installed
@@ -110,10 +112,10 @@ def test_what_a_site_does_not_allow_is_said_with_what_to_do(own_cluster: StartCl
     )
     short = checked(described(cluster.sshd, tmp_path, scheduler="slurm", slurm={"partition": "short"}))
     assert short.returncode == 1
-    assert "behavior asks for 90 min, and short allows 60" in short.stdout
+    assert "suite2p/plane-0 asks for 180 min, and short allows 60" in short.stdout
     assert results(short)["other accounts' jobs"] == "warning"
     assert results(short)["accounting"] == "warning"
-    lowered = {"behavior": {"minutes": 30}, "preparation": {"minutes": 60}, "archiving": {"minutes": 60}}
+    lowered = {pipeline.name.lower(): {"minutes": 60} for pipeline in ProcessingPipelines}
     mended = checked(
         described(cluster.sshd, tmp_path, scheduler="slurm", slurm={"partition": "short"}, resources=lowered)
     )
