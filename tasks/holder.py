@@ -60,7 +60,9 @@ class Holder:
         self._servers: list[asyncio.Server] = []
 
     async def appear(self) -> None:
-        """Listen, in the place of whoever listened before."""
+        """Listen, in the place of whoever listened before; from now on a signal ends it as it should."""
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._told_to_end.set)
         before = [await _living(folder / self._name) for folder in held.folders()]
         await self._listen()
         for old in before:
@@ -69,8 +71,6 @@ class Holder:
 
     async def keep(self) -> None:
         """Serve until the connection ends or somebody says so; leave no socket behind."""
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._told_to_end.set)
         ended = asyncio.create_task(self._connection.ended())
         told = asyncio.create_task(self._told_to_end.wait())
         try:

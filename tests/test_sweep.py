@@ -34,9 +34,10 @@ def locked(side: Side) -> bool:
 
 
 def kill_jobs(side: Side) -> None:
-    for pid in [*supervisors(side), *job_processes(side)]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    while left := [*supervisors(side), *job_processes(side)]:  # a job may start another process meanwhile
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     settled(side)
 
 

@@ -42,7 +42,8 @@ claim() {{
     *) leave 112 "another copy of this job runs as $owner" ;;
   esac
 }}
-claim 0 && claim "$restart"
+claim 0
+[ "$restart" = 0 ] || claim "$restart"
 [ -e "exit.$restart" ] && rm -f "exit.$restart"  # a controller that was killed starts a job again under its old id
 printf '%s %s %(%s)T\\n' "$me" "$HOSTNAME" -1 > ".started.$restart" && mv ".started.$restart" "started.$restart"
 announce
