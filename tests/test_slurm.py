@@ -90,9 +90,9 @@ def test_an_error_of_the_program_is_not_tried_again_but_a_rerun_continues(slurm:
     assert {name: job["attempt"] for name, job in by_name(again).items()} == {"a": 1, "b": 2, "c": 2}
 
 
-def test_a_job_that_was_cancelled_by_hand_stays_cancelled(slurm: SlurmSide) -> None:
-    view = slurm.submit_jobs([bash("long", "sleep 60")], [bash("later", "true")])
-    view = slurm.wait(view, lambda v: states(v)["long"] == "RUNNING")
+def test_a_job_that_was_cancelled_by_hand_stays_cancelled(slurm: SlurmSide, tmp_path: Path) -> None:
+    view = slurm.submit_jobs([bash("long", f"touch {tmp_path}/began; sleep 60")], [bash("later", "true")])
+    view = slurm.wait(view, lambda v: states(v)["long"] == "RUNNING" and (tmp_path / "began").exists())
     slurm.cluster.command("scancel", by_name(view)["long"]["id"])
     view = slurm.wait(view, all_over)
     assert states(view)["long"] == "CANCELLED"
