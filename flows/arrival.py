@@ -23,6 +23,7 @@ from prefect.states import Failed
 
 from flows.awaiting import AWAITING
 from flows.launch import Outcome, launch
+from flows.server_blocks import reference
 from tasks.client import connected
 from tasks.compute_server import STORAGE_VARIABLE, ComputeServer, this_computer
 from trackers.processes import this_account
@@ -145,7 +146,7 @@ async def _runs(
 
 def _launched(session: Session, place: str) -> Outcome:
     # said also where it is this computer: the deployment may have a server for runs that name none
-    server = None if place == HERE else {"$ref": {"block_document_id": place}}
+    server = None if place == HERE else reference(place)
     parameters: dict[str, Any] = {**session, "server": server, "requested_by": REQUESTED_BY}
     return launch(DEPLOYMENT, **parameters)
 
@@ -159,8 +160,8 @@ def _place_of(run: FlowRun) -> str:
     server = (run.parameters or {}).get("server")
     if not isinstance(server, dict):
         return HERE
-    reference = server.get("$ref")
-    return str(reference.get("block_document_id")) if isinstance(reference, dict) else json.dumps(server)
+    block = server.get("$ref")
+    return str(block.get("block_document_id")) if isinstance(block, dict) else json.dumps(server)
 
 
 def _described_in(runs: list[FlowRun]) -> dict[str, ComputeServer]:

@@ -78,3 +78,8 @@ def block_in_words(name: str, api: str) -> str:
 def _register() -> None:
     for kind in (ComputeServer, Mail):
         kind.register_type_and_schema(_sync=True)  # type: ignore[call-arg]
+
+
+def reference(block: Any) -> dict[str, Any]:
+    """Return a run's parameter that is a block, by the block's id."""
+    return {"$ref": {"block_document_id": str(block)}}

@@ -22,7 +22,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from flows.server_blocks import block_name, put_block, register
+from flows.server_blocks import block_name, put_block, reference, register
 from flows.up_settings import HEARTBEAT_SECONDS, POOL
 from tasks import server_files
 from trackers.errors import BadInputError
@@ -179,7 +179,7 @@ async def usual_server(client: PrefectClient, blocks: dict[str, Any], *, here: b
         parameters: dict[str, Any] = deployment.parameters or {}
         named = "server" in parameters and not await _is_gone(client, parameters)
         if not named and "server" in (deployment.parameter_openapi_schema or {}).get("properties", {}):
-            chosen = DeploymentUpdate(parameters={**parameters, "server": _reference(block)})
+            chosen = DeploymentUpdate(parameters={**parameters, "server": reference(block)})
             await client.update_deployment(deployment.id, chosen)
     return f"runs that name no server: {name}, unless their deployments say otherwise"
 
@@ -194,7 +194,7 @@ async def sweeps(client: PrefectClient, blocks: dict[str, Any], *, here: bool) -
         else:
             there.add(schedule.slug)
     places: dict[str, dict[str, Any]] = {"here": {"server": None}} if here else {}
-    places |= {f"server-{name}": {"server": _reference(i)} for name, i in blocks.items()}
+    places |= {f"server-{name}": {"server": reference(i)} for name, i in blocks.items()}
     new = [slug for slug in places if slug not in there]
     hourly = CronSchedule(cron="7 * * * *")
     schedules = [DeploymentScheduleCreate(schedule=hourly, active=True, parameters=places[s], slug=s) for s in new]
@@ -202,11 +202,6 @@ async def sweeps(client: PrefectClient, blocks: dict[str, Any], *, here: bool) -
     if not places:
         return "sweeper: nothing to sweep yet; describe a server, or set SESSIONFLOW_STORAGE"
     return f"sweeper: hourly for {', '.join(places)}"
-
-
-def _reference(block: Any) -> dict[str, Any]:
-    """Return a parameter that is a block."""
-    return {"$ref": {"block_document_id": str(block)}}
 
 
 async def _is_gone(client: PrefectClient, parameters: dict[str, Any]) -> bool:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.prefect_server import PrefectServer
 from tests.project_run import Project, ProjectRun
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
 
 
 def cancel(prefect: PrefectServer, name: str) -> None:

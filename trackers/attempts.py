@@ -78,10 +78,11 @@ def closed(submission: Submission) -> Submission:
         return replace(submission, status="succeeded", ended=now())
     for name in submission.attempts:
         last = submission.last(name)
-        if submission.orphaned and next_resources(last.state, submission.lost(name), last.resources) is not None:
+        lost = submission.lost(name)
+        if submission.orphaned and next_resources(last.state, lost, last.resources) is not None:
             words = UNATTENDED
         else:
-            words = limit(last.state, submission.lost(name), last.resources)
+            words = limit(last.state, lost, last.resources)
         if words and words not in last.reason:
             submission = submission.with_attempt(name, replace(last, reason=f"{last.reason}; {words}".lstrip("; ")))
     return replace(submission, status="aborted" if submission.cancelling else "failed", ended=now())

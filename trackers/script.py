@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trackers.graph import Job
 from trackers.site import Environment
-from trackers.states import ExitRecord
+from trackers.states import ExitRecord, Sighting
 from trackers.submission import REVOKED, AttemptFiles
 
 TERM_GRACE_SECONDS = 5  # between TERM and KILL; a cancel is to be over within 10 s
@@ -150,6 +150,17 @@ def job_script(
         activation=activation,
         command=shlex.join(command),
     )
+
+
+def exit_record(files: AttemptFiles, sighting: Sighting | None) -> ExitRecord | None:
+    """Return how an attempt's command ended; only the record of its newest restart counts."""
+    restarts = sighting.restarts if sighting is not None else None
+    if restarts is None:
+        restarts = (files.owner() or (0, ""))[0]
+    try:
+        return parse_exit_record(files.exit_record(restarts).read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def parse_exit_record(text: str) -> ExitRecord | None:

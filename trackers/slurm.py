@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -11,7 +10,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from trackers.files import make_directory
 from trackers.graph import Resources
 from trackers.scheduler import Handed
-from trackers.script import TERM_GRACE_SECONDS, parse_exit_record
+from trackers.script import TERM_GRACE_SECONDS, exit_record
 from trackers.shares import try_lock
 from trackers.site import Site
 from trackers.slurm_handover import Handover, known_id
@@ -184,11 +183,8 @@ def _look(queue: SlurmQueue, folder: SubmissionFolder, submission: Submission, j
 
 def _wrote_its_end(files: AttemptFiles) -> bool:
     """Tell whether a job ended by itself; one that was told to end may have been requeued where we cannot see it."""
-    owner = files.owner()
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        record = parse_exit_record(files.exit_record(owner[0]).read_text()) if owner else None
-        return record is not None and not record.terminated
-    return False
+    record = exit_record(files, None)
+    return record is not None and not record.terminated
 
 
 def _from_accounting(queue: SlurmQueue, submission: Submission, job: str, attempt: Attempt) -> QueuedJob | None:

@@ -86,8 +86,9 @@ class Handover:
 
     def _copies(self, job: Job, snapshot: Snapshot | None) -> list[str]:
         """Return the live copies of an attempt that another copy has claimed; before that, any of them may run it."""
-        owner = _claimed(self._files(job))
-        return [row.id for row in self._rows(job, snapshot) if owner and row.id != owner and row.live]
+        live = [row.id for row in self._rows(job, snapshot) if row.live]
+        owner = _claimed(self._files(job)) if len(live) > 1 else ""  # the folder is read for hardly any job
+        return [number for number in live if owner and number != owner]
 
     def _hopeless(self, job: Job) -> str:
         """Say for what a job has waited long enough that only an administrator can change; empty for others."""

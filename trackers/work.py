@@ -27,9 +27,9 @@ from trackers.processes import ProcessIdentity, this_account
 from trackers.publication import stands
 from trackers.results import own_version, raw_data_checksum, write_result
 from trackers.scheduler import Scheduler, scheduler_of
-from trackers.script import job_script, parse_exit_record
+from trackers.script import exit_record, job_script
 from trackers.stale import record_of
-from trackers.states import ExitRecord, JobState, Sighting
+from trackers.states import JobState
 from trackers.submission import AttemptFiles, Submission, Usage, digest_of, new_submission
 from trackers.targets import PROJECT_PIPELINES, Target
 from trackers.tracker import TrackerState, reset_command
@@ -171,9 +171,11 @@ class Work:
         gone = self.scheduler(submission).cancel(self.folder, submission)
         if unwritten is not None:
             raise unwritten
+        if gone:
+            return True
         # a script that was itself killed writes no end: its job has ended once the deadline for that is over
         now = self.refresh(number)
-        return gone or not any(self._may_be_handed_over(now, job.name) for job in now.live_jobs())
+        return not any(self._may_be_handed_over(now, job.name) for job in now.live_jobs())
 
     def finish(self, number: int, *, keep_logs: bool, facts: dict[str, Any], orphaned: bool = False) -> Submission:
         """Close a submission none of whose jobs runs: result record, tracker, and the logs of a success.
@@ -439,17 +441,6 @@ class Work:
                     files = self.folder.attempt_files(submission, job, attempt.number)
                     files.output.unlink(missing_ok=True)
                     files.errors.unlink(missing_ok=True)
-
-
-def exit_record(files: AttemptFiles, sighting: Sighting | None) -> ExitRecord | None:
-    """Return how an attempt's command ended; only the record of its newest restart counts."""
-    restarts = sighting.restarts if sighting is not None else None
-    if restarts is None:
-        restarts = (files.owner() or (0, ""))[0]
-    try:
-        return parse_exit_record(files.exit_record(restarts).read_text())
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def own_usage(files: AttemptFiles) -> Usage:
