@@ -1,7 +1,8 @@
 """One gate for the starts and ends of flow runs, which Prefect's SQLite cannot take many of at once.
 
 Measured: a hundred flow runs that start together take 37 s, with 503 answers and lost runs; one after the other they
-take 15 s. What a flow does between its start and its end is not held up.
+take 15 s. What a flow does between its start and its end is not held up. A start goes before an end: what it hands to
+the cluster runs while others end.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ import asyncio
 from contextvars import ContextVar
 from weakref import WeakKeyDictionary
 
-WIDTH = 2  # starts and ends at a time
+from flows.ranked import RankedSemaphore
 
-_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+WIDTH = 3  # starts and ends at a time
+START, END = 0, 1
+
+_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, RankedSemaphore] = WeakKeyDictionary()
 
 
 class Turn:
     """A flow run's turn at the gate of its event loop: held while Prefect starts it, and while it ends it."""
 
     def __init__(self) -> None:
-        self._gate = _gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(WIDTH))
+        self._gate = _gates.setdefault(asyncio.get_running_loop(), RankedSemaphore(WIDTH))
         self._held = False
 
-    async def take(self) -> None:
-        """Wait for the gate."""
-        await self._gate.acquire()
+    async def take(self, rank: int) -> None:
+        """Wait for the gate, for a `START` or an `END`."""
+        await self._gate.acquire(rank)
         self._held = True
 
     def give(self) -> None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, SyncClientContext
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Completed, Failed
 
 from flows.form import form_signature
-from flows.gate import Turn, turn_of_this_run
+from flows.gate import END, START, Turn, turn_of_this_run
 from flows.labels import leave_word, tagged, tagged_run
 from flows.signals import keep_signals
 from tasks.artifacts import board_of
@@ -28,6 +29,9 @@ from tasks.prefect_api import reach_prefect, while_prefect_answers
 from tasks.reports import PipelineReport, ProjectReport, SessionReport, SweepReport
 from trackers.lock import Holder
 
+NEVER_WRITTEN = PREFECT_LOCAL_STORAGE_PATH.value()
+"""Where flows would keep results. Of one that names no place, Prefect asks its server twice where that is, while all
+else in the process stands still; each time by a new client, 17 ms of reading certificates, unless there is one."""
 P = ParamSpec("P")
 Report = PipelineReport | SessionReport | ProjectReport | SweepReport
 R = TypeVar("R", PipelineReport, SessionReport, ProjectReport, SweepReport)
@@ -72,7 +76,7 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
     async def _run(self, *args: Any, **kwargs: Any) -> Any:
         turn = Turn()
         token = turn_of_this_run.set(turn)
-        await turn.take()
+        await turn.take(START)
         try:
             given: dict[str, Any] = {}
             with contextlib.suppress(TypeError):  # Prefect refuses wrong arguments in words
@@ -80,7 +84,7 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
             server = given.get("server")
             async with reaching(server if isinstance(server, ComputeServer) else None):
                 await reach_prefect()
-                with tagged(given):
+                with SyncClientContext.get_or_create(), tagged(given):
                     return await Flow.__call__(self, *args, return_state=True, **kwargs)
         finally:
             turn.give()
@@ -103,7 +107,9 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
 
         named_types: Any = reporting  # Prefect would look their names up in this module
         named_types.__signature__ = form_signature(function)
-        return ReportingFlow(reporting, name=name, flow_run_name=run_name, persist_result=False)
+        return ReportingFlow(
+            reporting, name=name, flow_run_name=run_name, persist_result=False, result_storage=NEVER_WRITTEN
+        )
 
     return decorate
 
@@ -119,7 +125,7 @@ async def _between_start_and_end() -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await turn.take()
+        await turn.take(END)
 
 
 async def _labelled(work: Coroutine[Any, Any, R]) -> R:

@@ -38,7 +38,7 @@ async def reach_prefect() -> None:
         _check_home(PREFECT_HOME.value())
     try:
         async with await asyncio.to_thread(_client) as client:
-            await client.raise_for_api_version_mismatch()
+            await client.raise_for_api_version_mismatch_once()  # which flows ask then no more
     except Exception as error:  # of many kinds: unreachable, another version, a login, no server allowed
         what, remedy = (
             "Prefect's temporary server",

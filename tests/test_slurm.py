@@ -358,6 +358,20 @@ def test_a_dependent_that_slurm_starts_too_early_leaves_before_its_command(slurm
     assert set(states(view).values()) == {"COMPLETED"}
 
 
+def test_a_job_that_is_cancelled_by_hand_before_its_command_began_has_written_its_end(
+    slurm: SlurmSide, tmp_path: Path
+) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 6")], [bash("b", f"touch {tmp_path}/ran")])
+    number = by_name(view)["b"]["id"]
+    slurm.cluster.command("scontrol", "update", f"JobId={number}", "Dependency=")  # it waits for a in its script now
+    slurm.wait(view, lambda v: states(v)["b"] == "RUNNING")
+    slurm.cluster.command("scancel", number)
+    view = slurm.wait(view, all_over, seconds=20)
+    assert next(tmp_path.rglob("jobs/b/1/exit.0")).read_text().startswith("143 1 ")  # else it is waited for
+    assert states(view) == {"a": "COMPLETED", "b": "CANCELLED"}
+    assert not (tmp_path / "ran").exists()
+
+
 def test_the_slurm_programs_are_never_waited_for_under_a_lock(slurm: SlurmSide) -> None:
     view = slurm.submit_jobs([bash("a", "sleep 2")])
     slurm.cluster.wrap("squeue", "sleep 3; " + wrappers.FAILS)

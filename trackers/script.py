@@ -29,11 +29,24 @@ umask {umask}
 cd {directory} || exit 111
 restart=${{SLURM_RESTART_COUNT:-0}}
 me=${{SLURM_JOB_ID:-$$.$RANDOM$RANDOM}}
+child= terminated=0
+end() {{ terminated=1; [ -n "$child" ] && kill -TERM -- "-$child" 2>/dev/null; }}
+trap end TERM INT  # before the claim: who has claimed must write how it ended
 announce() {{ : > {announcement}; }} 2>/dev/null
 leave() {{ echo "$2; this copy, $me, leaves" >&2; exit "$1"; }}
+ended() {{
+  local code=$1
+  trap '' TERM INT
+  echo "$code $terminated $SECONDS $2 $3" > ".exit.$restart" && sync ".exit.$restart" 2>/dev/null
+  mv ".exit.$restart" "exit.$restart" || code=115
+  announce
+  exit "$code"
+}}
 claim() {{
   local owner=
-  (set -o noclobber; echo "$me" > "claim.$1") 2>/dev/null && return
+  set -o noclobber
+  {{ echo "$me" > "claim.$1"; }} 2>/dev/null && set +o noclobber && return
+  set +o noclobber
   [ -e "claim.$1" ] && read -r owner < "claim.$1"
   case $owner in
     "$me") ;;
@@ -42,6 +55,7 @@ claim() {{
     *) leave 112 "another copy of this job runs as $owner" ;;
   esac
 }}
+[ "$terminated" = 0 ] || leave 143 "it was told to end before it began"
 claim 0
 [ "$restart" = 0 ] || claim "$restart"
 [ -e "exit.$restart" ] && rm -f "exit.$restart"  # a controller that was killed starts a job again under its old id
@@ -65,13 +79,12 @@ slurm_says_so() {{
 }}
 for earlier in {earlier}; do
   until succeeded "$earlier" || {{ [ "$SECONDS" -lt {asking} ] && slurm_says_so "$earlier"; }}; do
+    [ "$terminated" = 0 ] || break 2
     [ "$SECONDS" -lt {patience} ] || leave 114 "$earlier, which comes before, has not succeeded"
     sleep 2
   done
 done
-child= terminated=0
-end() {{ terminated=1; [ -n "$child" ] && kill -TERM -- "-$child" 2>/dev/null; }}
-trap end TERM INT
+[ "$terminated" = 0 ] || ended 143 0m0s 0m0s  # by a cancel, before its command began
 set -m
 (
   cd {working_directory} || exit 113
@@ -102,10 +115,7 @@ if [ "$terminated" = 1 ]; then
 fi
 times > .times
 {{ read -r _; read -r user system; }} < .times
-echo "$code $terminated $SECONDS $user $system" > ".exit.$restart" && sync ".exit.$restart" 2>/dev/null
-mv ".exit.$restart" "exit.$restart" || code=115
-announce
-exit "$code"
+ended "$code" "$user" "$system"
 """
 
 
