@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trackers.attempts import NOT_SUBMITTED, REFUSED
+
 TAIL_LINES = 5  # of a failed job's last words, in the reason that people read first
 
 View = dict[str, Any]
@@ -26,8 +28,9 @@ def why(job: View) -> str:
     tail = " / ".join(line.strip() for line in job["tail"][-TAIL_LINES:])
     whereabouts = place(job)
     name = f"{job['name']} {job['state']}" + (f" ({whereabouts})" if whereabouts else "")
+    log = "" if job["reason"].startswith((REFUSED, NOT_SUBMITTED)) else f"log: {job['errors']} on the server"
     # the job's own words last: they may end with a command
-    parts = [name, job["reason"], used_of_asked(job), f"log: {job['errors']} on the server", tail]
+    parts = [name, job["reason"], used_of_asked(job), log, tail]
     return "; ".join(part.rstrip(".") for part in parts if part)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tasks.words import why
 from tests import wrappers
 from tests.cluster import Cluster
 from tests.conftest import states
@@ -110,6 +111,7 @@ def test_a_graph_that_slurm_refuses_fails_with_its_words_and_leaves_nothing_behi
     view = side.wait(view, all_over)
     assert "Slurm refused it: Memory specification can not be satisfied" in by_name(view)["huge"]["reason"]
     assert "Slurm refused huge" in by_name(view)["never"]["reason"]
+    assert not any("log: " in why(by_name(view)[name]) for name in ("huge", "never"))  # nobody wrote one
     assert side.finish(view)["status"] == "failed"
     assert {state for _, _, state in side.jobs_in_slurm(view)} <= {"CANCELLED", "FAILED"}
     assert side.get("tracker_show", pipeline="BEHAVIOR")["status"] == "failed"

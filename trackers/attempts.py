@@ -13,7 +13,7 @@ from trackers.states import ExitRecord, JobState, Sighting, judge
 from trackers.submission import Attempt, Submission, Usage, now
 from trackers.tracker import FRESH, TrackerState
 
-REFUSED = "Slurm refused it"
+REFUSED, NOT_SUBMITTED = "Slurm refused it", "it was not submitted"
 UNATTENDED = "it was not tried again, for its manager had died"
 
 
@@ -129,7 +129,7 @@ def _refused(submission: Submission, answer: Handed) -> Submission:
     for job in submission.live_jobs():
         last = submission.last(job.name)
         if not last.scheduler_id:
-            reason = f"it was not submitted: Slurm refused {answer.job}"
+            reason = f"{NOT_SUBMITTED}: Slurm refused {answer.job}"
             last = replace(last, state=JobState.CANCELLED, reason=reason, ended=now())
             submission = submission.with_attempt(job.name, last)
     return submission
