@@ -7,6 +7,7 @@ import asyncio
 import functools
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if parsed.carry_out != "flows.cli_up:up":  # its parts inherit it, and have logs to write
         # the command says what happens itself; the log of every run is in Prefect's database all the same
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         carry_out = pkgutil.resolve_name(parsed.carry_out)  # only now: --help need not wait for Prefect
         code = carry_out(parsed)
@@ -79,14 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"sessionflow: {error}\n")
         code = error.exit_code
     except (KeyboardInterrupt, asyncio.CancelledError):
-        from tasks.interruption import Interruption
-
-        sys.stderr.write(f"sessionflow: {Interruption.in_words()}\n")
+        _say_the_end()
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _say_the_end() -> None:
+    from tasks.interruption import Interruption
+
+    sys.stderr.write(f"sessionflow: {Interruption.in_words()}\n")
+
+
+def _terminated(number: int, _frame: object) -> None:
+    """End by the signal, as who sent it expects; a flow that ran has ended its jobs by now."""
+    _say_the_end()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def server_of(arguments: argparse.Namespace) -> Server:

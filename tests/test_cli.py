@@ -6,14 +6,17 @@ import contextlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import SESSION, make_session
-from tests.prefect_server import PrefectServer
+from tests.daemon import wait_until
+from tests.prefect_server import REPOSITORY, PrefectServer
 from trackers.lock import SessionLock
 from trackers.tracker import ProcessingTracker
 
@@ -179,6 +182,21 @@ def test_who_gives_up_at_a_question_is_told_of_no_jobs_that_have_ended(root: Pat
                 os.write(terminal, b"\x03")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
     assert said.rstrip().endswith(b"sessionflow: ended on request"), said
+
+
+def test_a_command_that_is_told_to_end_says_what_has_become_of_its_jobs(root: Path, prefect: PrefectServer) -> None:
+    begun = root / "begun"
+    commands = {"checksum": {"words": ["bash", "-c", f"touch '{begun}'; sleep 1000"]}}
+    volumes = {"storage_root": str(root / "storage"), "working_root": str(root / "working")}
+    (root / "server.yaml").write_text(yaml.safe_dump({"name": "here", **volumes, "commands": commands}))
+    names = ["--project", "Project", "--animal", "305", "--session", SESSION]
+    command = [sys.executable, "-m", "flows.cli", "run", "checksum", "--server", str(root / "server.yaml"), *names]
+    process = subprocess.Popen(command, env=prefect.environment, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    assert wait_until(begun.exists, 40)
+    process.terminate()
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == -signal.SIGTERM
+    assert said.splitlines()[-1] == "sessionflow: ended on request; its jobs have ended and the lock is free"
 
 
 def test_a_failing_pipeline_is_exit_code_1_with_the_reason(root: Path, prefect: PrefectServer) -> None:
