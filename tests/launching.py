@@ -67,10 +67,13 @@ class Lab(PrefectServer):
         self.ask("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
 
     def label(self, run_id: str, name: str, value: str) -> None:
+        self.patch(f"flow_runs/{run_id}/labels", {name: value})
+
+    def patch(self, path: str, body: dict[str, Any]) -> None:
         login = b64encode(LOGIN.encode()).decode()
         request = urllib.request.Request(
-            f"{self.api}/flow_runs/{run_id}/labels",
-            json.dumps({name: value}).encode(),
+            f"{self.api}/{path}",
+            json.dumps(body).encode(),
             {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
             method="PATCH",
         )
