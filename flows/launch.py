@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -267,7 +268,7 @@ class Server:
                 return answer
             words = str(answer.get("detail") or answer) if isinstance(answer, dict) else f"{answer!r:.100}"
             if self.status in (400, 404, 409, 422) and isinstance(answer, dict):
-                raise RefusedError(words)
+                raise RefusedError(re.sub(r"'\(\?#([^)]*)\)\^.*'", r"\1", words))  # of a pattern, what is for people
             if self.status in (401, 403):
                 raise UnsentError(f"{api} refuses the login; check auth=, PREFECT_API_AUTH_STRING or the rig's file")
             if self.status not in (429, 500, 502, 503) or self.left < 0.3:

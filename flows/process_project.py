@@ -13,6 +13,7 @@ from typing import Annotated
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.form import SessionNames
 from flows.pipeline_flow import manifest_later, pipeline_flow
 from flows.process_session import PipelineNames, process_session
 from flows.project_look import Look
@@ -36,7 +37,7 @@ async def process_project(
     project: str,
     server: ComputeServer | None = None,
     animals: list[str] | None = None,
-    sessions: list[str] | None = None,
+    sessions: SessionNames | None = None,
     pipelines: PipelineNames | None = None,
     reprocess: bool = False,
     rerun_stale: bool = False,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import launch
+from flows.process_session import process_session
 from tests.prefect_server import PrefectServer
 
 LOGIN = "lab:s3cret: w0rd"
@@ -26,7 +27,8 @@ _numbers = itertools.count()
 SCHEMA = {
     "type": "object",
     "properties": {
-        **{name: {"type": "string"} for name in ("project", "animal", "session", "requested_by")},
+        **{name: {"type": "string"} for name in ("project", "animal", "requested_by")},
+        "session": process_session.parameters.properties["session"],
         "reprocess": {"type": "boolean"},
     },
     "required": ["project", "animal", "session"],

@@ -152,7 +152,9 @@ def test_what_the_server_refuses_is_reported_and_not_kept(lab: Lab) -> None:
     assert "'animal' is a required property" in missing.words
     unknown = launch("proces-session", **names(a_session()))
     assert "has no deployment proces-session/proces-session" in unknown.words
-    for each in (wrong, missing, unknown):
+    impossible = launch("process-session", **names("2025-13-40-18-30-15-123456"))
+    assert "does not match YYYY-MM-DD-HH-MM-SS-ffffff, a UTC date and time that there is. The" in impossible.words
+    for each in (wrong, missing, unknown, impossible):
         assert (each.run_id, each.kept) == ("", "")
         assert "not kept" in each.words
     assert Spool().waiting() == []
