@@ -12,13 +12,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.context import FlowRunContext
-from prefect.exceptions import ParameterTypeError
 from prefect.states import Completed, Failed
-from pydantic import ValidationError
 
 from flows.form import form_signature
 from flows.gate import Turn, turn_of_this_run
 from flows.labels import leave_word, tagged, tagged_run
+from flows.server_flow import NoServer, ServerFlow
 from flows.signals import keep_signals
 from tasks.artifacts import board_of
 from tasks.client import reaching
@@ -28,7 +27,6 @@ from tasks.lease import holder
 from tasks.outcome import in_sentences, result_of
 from tasks.prefect_api import reach_prefect, while_prefect_answers
 from tasks.reports import PipelineReport, ProjectReport, SessionReport, SweepReport
-from tasks.servers import in_words
 from trackers.errors import BadInputError
 from trackers.lock import Holder
 
@@ -55,28 +53,7 @@ keep_signals()
 _outermost: ContextVar[_Outermost | None] = ContextVar("outermost", default=None)
 
 
-@dataclass(frozen=True)
-class _NoServer:
-    """Stands for a server that Prefect cannot load from its block, and says why; the flow fails with these words."""
-
-    words: str
-
-    @classmethod
-    def because(cls, problem: BaseException | None) -> _NoServer:
-        """Say what is wrong, and what to do."""
-        wrong = problem.__cause__ if isinstance(problem, RuntimeError) else None
-        if isinstance(wrong, ValidationError):
-            why = f"is not described in Prefect as it must be: {in_words(wrong)}"
-            then = "Correct its block in the UI, or add it anew"
-        else:
-            why, then = "is no longer described in Prefect: its block was removed", "Add it again"
-        return cls(
-            f"The server of this run {why}. Nothing was done. {then}: sessionflow server add NAME --file server.yaml. "
-            "Then choose it where this run was started from (a deployment, a schedule, a form), and start it anew."
-        )
-
-
-class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
+class ReportingFlow(ServerFlow[P, Coroutine[Any, Any, R]]):
     """A flow whose callers get its report, also where Prefect shows the run as Failed; bad input is raised."""
 
     def __call__(  # type: ignore[override]  # the overloads of prefect say less than this one does
@@ -93,16 +70,6 @@ class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
             return state if return_state else await result_of(state)
 
         return outcome()
-
-    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Check a run's parameters; that its server cannot be loaded is left to the flow, which says so in words."""
-        try:
-            return super().validate_parameters(parameters)
-        except ParameterTypeError as error:
-            if "$ref" not in (parameters.get("server") or {}):
-                raise
-            others = super().validate_parameters({**parameters, "server": None})
-            return {**others, "server": _NoServer.because(error.__cause__)}
 
     async def _run(self, *args: Any, **kwargs: Any) -> Any:
         turn = Turn()
@@ -159,7 +126,7 @@ async def _between_start_and_end() -> AsyncIterator[None]:
 
 async def _labelled(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
     for value in (*args, *kwargs.values()):
-        if isinstance(value, _NoServer):
+        if isinstance(value, NoServer):
             raise BadInputError(value.words)
     report = await function(*args, **kwargs)
     leave_word(report)

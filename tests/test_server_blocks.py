@@ -50,12 +50,12 @@ def change(prefect: PrefectServer, method: str, path: str, body: dict[str, Any] 
     urllib.request.urlopen(request, timeout=20).close()
 
 
-def message_of_a_run(prefect: PrefectServer, block_id: str) -> str:
+def message_of_a_run(prefect: PrefectServer, block_id: str, name: str, **parameters: Any) -> str:
     """Have a worker's program execute a run whose server is a block; return what its page says at the end."""
-    flow = prefect.post("flows/", {"name": "checksum"})["id"]
-    body = {"name": "checksum", "flow_id": flow, "entrypoint": "flows.checksum.checksum", "path": "."}
+    flow, module = prefect.post("flows/", {"name": name})["id"], name.replace("-", "_")
+    body = {"name": name, "flow_id": flow, "entrypoint": f"flows.{module}.{module}", "path": "."}
     deployment = prefect.post("deployments/", body)["id"]
-    parameters = {"project": "Project", "animal": "305", "session": SESSION, "server": reference(block_id)}
+    parameters["server"] = reference(block_id)
     run = prefect.post(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
     command = [sys.executable, "-m", "prefect", "flow-run", "execute", run]
     subprocess.run(command, env=prefect.environment, capture_output=True, check=False)
@@ -96,12 +96,14 @@ def test_a_run_whose_server_was_removed_or_spoilt_in_the_ui_says_so_first_and_wh
     change(
         prefect, "PATCH", f"block_documents/{found['id']}", {"data": {"scheduler": "pbs"}, "merge_existing_data": True}
     )
-    spoilt = message_of_a_run(prefect, found["id"])
+    session = {"project": "Project", "animal": "305", "session": SESSION}
+    spoilt = message_of_a_run(prefect, found["id"], "checksum", **session)
     assert spoilt.startswith(
         "The server of this run is not described in Prefect as it must be: scheduler: Input should"
     )
     change(prefect, "DELETE", f"block_documents/{found['id']}")
-    removed = message_of_a_run(prefect, found["id"])
+    removed = message_of_a_run(prefect, found["id"], "checksum", **session)
+    assert message_of_a_run(prefect, found["id"], "check-server") == removed
     assert removed.startswith(
         "The server of this run is no longer described in Prefect: its block was removed. Nothing"
     )
