@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.states import Completed, Failed
 
 from flows.form import OfferedServer
+from flows.server_flow import NoServer, ServerFlow
 from flows.wishes import wishes
 from tasks.compute_server import this_computer
 from tasks.pages import key_of, plain, table
@@ -19,7 +20,12 @@ from trackers.check import Finding
 from trackers.errors import BadInputError
 
 
-@flow(name="check-server", flow_run_name="check-server", persist_result=False)
+@functools.partial(
+    ServerFlow,  # type: ignore[arg-type]  # mypy cannot tell yet of what function it is a flow
+    name="check-server",
+    flow_run_name="check-server",
+    persist_result=False,
+)
 async def check_server(server: OfferedServer = None, requested_by: str = "") -> Any:
     """Walk the way to a server: name, login, server side, volumes, scheduler, and whether it admits the jobs.
 
@@ -29,6 +35,8 @@ async def check_server(server: OfferedServer = None, requested_by: str = "") -> 
         server: Which; none: this computer, whose worker runs the check.
         requested_by: Who asks; shown with the run, unverified.
     """
+    if isinstance(server, NoServer):
+        return Failed(message=server.words)
     try:
         server = server or this_computer()
     except BadInputError as error:

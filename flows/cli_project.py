@@ -24,6 +24,7 @@ def process_project(arguments: argparse.Namespace) -> int:
     ask(server, "tracker_show", project=arguments.project, pipeline="MANIFEST")  # before Prefect takes its time
     from flows.project_page import plan_table
 
+    _choice(arguments)  # so does what can be no choice
     report = _planned(server, arguments) if arguments.dry_run else _processed(server, arguments)
     print(plan_table(report))
     for note in report.notes:

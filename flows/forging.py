@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from flows.eligibility import Facts, obstacle
+from flows.form import AnimalSessions
 from flows.pipeline import dataset_pipeline, pipeline_flow
 from flows.report import pages_after
 from tasks.artifacts import connected_in_run
@@ -27,7 +28,7 @@ UnclearFrames = Literal["refuse", "from start", "from end", "one to one"]
 async def forging(
     project: str,
     dataset: str,
-    sessions: list[str] | None = None,
+    sessions: AnimalSessions | None = None,
     animals: list[str] | None = None,
     server: ComputeServer | None = None,
     species: str = "",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import GetJsonSchemaHandler
 
 from tasks.compute_server import ComputeServer
+from trackers.names import SESSION_PATTERN
 
 
 class _Shown:
@@ -29,8 +30,17 @@ OfferedServer = Annotated[ComputeServer | None, _Shown(block_type_slug=ComputeSe
 # is looked at by the server side: see trackers.names. Letters of any script are allowed, so the other ASCII is named.
 _WRONG = r"\x00-\x1f!-*,/:-@\[-^`{-\x7f"
 _NAME = rf"(?#letters, digits, spaces and _ - . +)^(?!.*\.\.)[^{_WRONG}.\- ][^{_WRONG}]*$"
-_SESSION = r"(?#YYYY-MM-DD-HH-MM-SS-ffffff, the UTC time)^\d{4}(-\d\d){5}-\d{6}$"
+_TIME = "YYYY-MM-DD-HH-MM-SS-ffffff, a UTC date and time that there is"
+_SESSION = rf"(?#{_TIME})^{SESSION_PATTERN}$"
+_OF_ANIMAL = rf"(?#ANIMAL/{_TIME})^[^{_WRONG}.\- ][^{_WRONG}]*/{SESSION_PATTERN}$"
 _PATTERNS = {"project": _NAME, "animal": _NAME, "dataset": _NAME, "session": _SESSION}
+
+
+SessionNames = list[Annotated[str, _Shown(pattern=_SESSION)]]
+"""Names of sessions of one project, or of one animal."""
+
+AnimalSessions = list[Annotated[str, _Shown(pattern=_OF_ANIMAL)]]
+"""Sessions of one project, each as ANIMAL/SESSION."""
 
 
 def form_signature(function: Callable[..., Any]) -> inspect.Signature:

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ Place = Tuple[str, str, str, str]  # api, auth, ca, rig, as `launch` takes them
 ANSWER_SECONDS = 1.4  # for everything that is asked of the server; with the two below, less than 2 s in all
 GIVE_UP_SECONDS = 1.5  # what hangs where no time-out reaches, as a name server does, is left behind then
 RETURN_SECONDS = 1.85  # and what could not be sent has been written down by then
+NOTE_SECONDS = 0.5  # of the first, that must be left to ask what keeps a run that is started from beginning
 POLL_SECONDS = (2.0, 15.0)  # while waiting for the end of a run: at first, and at most
 MOST_KEPT = 1000  # requests
 KEPT_DAYS = 30  # an older request is not sent: nobody expects it any more
@@ -266,7 +268,7 @@ class Server:
                 return answer
             words = str(answer.get("detail") or answer) if isinstance(answer, dict) else f"{answer!r:.100}"
             if self.status in (400, 404, 409, 422) and isinstance(answer, dict):
-                raise RefusedError(words)
+                raise RefusedError(re.sub(r"'\(\?#([^)]*)\)\^.*'", r"\1", words))  # of a pattern, what is for people
             if self.status in (401, 403):
                 raise UnsentError(f"{api} refuses the login; check auth=, PREFECT_API_AUTH_STRING or the rig's file")
             if self.status not in (429, 500, 502, 503) or self.left < 0.3:
@@ -634,10 +636,9 @@ def _subject(request: Json) -> str:
 
 
 def _started(server: Server, run: Json, deployment: Json, request: Json) -> Outcome:
-    idle = deployment.get("status") == "NOT_READY"
-    note = " (no worker asks for runs of this deployment now: it begins when one does)" if idle else ""
-    url = _url(server, run["id"])
-    return _facts(run, url, f"{_subject(request)} is started: {url}{note}", new=server.status == 201)
+    new, url = server.status == 201, _url(server, run["id"])
+    note = _held_up(server, deployment)
+    return _facts(run, url, f"{_subject(request)} is started: {url}{note}", new=new)
 
 
 def _there_already(server: Server, run: Json, wanted: Json, deployment: Json) -> Outcome:
@@ -647,8 +648,22 @@ def _there_already(server: Server, run: Json, wanted: Json, deployment: Json) ->
     }
     other = [f"{k}={v}" for k, v in wanted.items() if k not in (*TARGET, "requested_by") and has.get(k) != v]
     note = f" (it was not asked for {', '.join(other)})" if other else ""
+    note += _held_up(server, deployment) if run["state_type"] == "SCHEDULED" else ""
     url = _url(server, run["id"])
     return _facts(run, url, f"{_named(wanted)} has a run already, {run.get('name')}, {run['state_name']}: {url}{note}")
+
+
+def _held_up(server: Server, deployment: Json) -> str:
+    """Say what keeps a run from beginning now; a server that is slow to tell keeps nobody waiting for it."""
+    pool: Json = {}
+    if deployment.get("work_pool_name") and server.left > NOTE_SECONDS:
+        with contextlib.suppress(UnsentError, RefusedError):
+            pool = server.ask("GET", f"/work_pools/{quote(deployment['work_pool_name'], safe='')}")
+    if pool.get("is_paused"):
+        name = pool.get("name")
+        return f" (the work pool {name} is paused: it begins when that is resumed, prefect work-pool resume {name})"
+    idle = deployment.get("status") == "NOT_READY"
+    return " (no worker asks for runs of this deployment now: it begins when one does)" if idle else ""
 
 
 def _takes(deployment: Json) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flows.form import SessionNames
 from flows.pipeline import dataset_pipeline, pipeline_flow
 from flows.report import pages_after
 from tasks.compute_server import ComputeServer
@@ -14,7 +15,7 @@ from trackers.names import ProcessingPipelines
 async def multiday(
     project: str,
     animal: str,
-    sessions: list[str],
+    sessions: SessionNames,
     dataset: str,
     server: ComputeServer | None = None,
     reprocess: bool = False,

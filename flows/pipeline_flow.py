@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from flows.form import form_signature
 from flows.gate import END, START, Turn, turn_of_this_run
 from flows.labels import leave_word, tagged, tagged_run
+from flows.server_flow import NoServer, ServerFlow
 from flows.signals import keep_signals
 from tasks.artifacts import board_of
 from tasks.client import reaching
@@ -27,6 +28,7 @@ from tasks.lease import holder
 from tasks.outcome import in_sentences, result_of
 from tasks.prefect_api import reach_prefect, while_prefect_answers
 from tasks.reports import PipelineReport, ProjectReport, SessionReport, SweepReport
+from trackers.errors import BadInputError
 from trackers.lock import Holder
 
 NEVER_WRITTEN = PREFECT_LOCAL_STORAGE_PATH.value()
@@ -55,7 +57,7 @@ keep_signals()
 _outermost: ContextVar[_Outermost | None] = ContextVar("outermost", default=None)
 
 
-class ReportingFlow(Flow[P, Coroutine[Any, Any, R]]):
+class ReportingFlow(ServerFlow[P, Coroutine[Any, Any, R]]):
     """A flow whose callers get its report, also where Prefect shows the run as Failed; bad input is raised."""
 
     def __call__(  # type: ignore[override]  # the overloads of prefect say less than this one does
@@ -103,7 +105,7 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
             run_id = this_flow_run().flow_run_id
             async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
                 with tagged_run():
-                    return await in_sentences(_with_manifests)(lambda: _labelled(function(*args, **kwargs)))
+                    return await in_sentences(_with_manifests)(lambda: _labelled(function, *args, **kwargs))
 
         named_types: Any = reporting  # Prefect would look their names up in this module
         named_types.__signature__ = form_signature(function)
@@ -128,8 +130,11 @@ async def _between_start_and_end() -> AsyncIterator[None]:
         await turn.take(END)
 
 
-async def _labelled(work: Coroutine[Any, Any, R]) -> R:
-    report = await work
+async def _labelled(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, NoServer):
+            raise BadInputError(value.words)
+    report = await function(*args, **kwargs)
     leave_word(report)
     return report
 

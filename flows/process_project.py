@@ -13,12 +13,13 @@ from typing import Annotated
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.form import SessionNames
 from flows.pipeline_flow import manifest_later, pipeline_flow
 from flows.process_session import PipelineNames, process_session
 from flows.project_look import Look
 from flows.project_page import ProjectPage
 from flows.project_plan import Choice
-from flows.volumes import SIZES, limited_volumes
+from flows.volumes import SIZES, Volumes, limited_volumes
 from tasks.artifacts import connected_in_run
 from tasks.compute_server import ComputeServer, this_computer
 from tasks.outcome import result_of
@@ -36,7 +37,7 @@ async def process_project(
     project: str,
     server: ComputeServer | None = None,
     animals: list[str] | None = None,
-    sessions: list[str] | None = None,
+    sessions: SessionNames | None = None,
     pipelines: PipelineNames | None = None,
     reprocess: bool = False,
     rerun_stale: bool = False,
@@ -129,19 +130,22 @@ class _ProjectRun:
             return
         turns = asyncio.Semaphore(at_once)
         try:
-            async with limited_volumes() as notes, asyncio.TaskGroup() as group:
-                for note in notes:
-                    get_run_logger().warning("%s", note)
-                for outcome in waiting:
-                    group.create_task(self._turn(outcome, turns), name=f"{outcome.animal}/{outcome.session}")
+            volumes = await limited_volumes()
+            for note in volumes.notes:
+                get_run_logger().warning("%s", note)
+            async with asyncio.TaskGroup() as group:
+                for place, outcome in enumerate(waiting):
+                    turn = self._turn(outcome, place, turns, volumes)
+                    group.create_task(turn, name=f"{outcome.animal}/{outcome.session}")
         finally:
             await self.page.ended(self.report)
 
-    async def _turn(self, planned: SessionOutcome, turns: asyncio.Semaphore) -> None:
-        async with turns:
-            outcome = await self.look.again(planned)
-            if outcome.standing == "to run":
-                outcome = await self._processed(outcome)
+    async def _turn(self, planned: SessionOutcome, place: int, turns: asyncio.Semaphore, volumes: Volumes) -> None:
+        async with turns:  # given in the order of asking
+            with volumes.turn(place):
+                outcome = await self.look.again(planned)
+                if outcome.standing == "to run":
+                    outcome = await self._processed(outcome)
             self._put(outcome)
         await self.page.changed(self.report)
 

@@ -13,7 +13,7 @@ from flows.process_session import SETTINGS, chosen_pipelines, skip
 from tasks.reports import PipelineReport, SessionOutcome, Standing
 from trackers.attempts import REFUSED
 from trackers.errors import BadInputError
-from trackers.names import ProcessingPipelines, ProcessingStatus
+from trackers.names import ProcessingPipelines, ProcessingStatus, validate_session_name
 from trackers.states import LEFT_EXIT_CODES, JobState
 from trackers.submission import digest_of
 
@@ -82,11 +82,14 @@ class Choice:
         """Return the choice that a form or a command line stands for.
 
         Raises:
-            BadInputError: a pipeline has no such name, or failures were chosen without a rerun; nothing was done.
+            BadInputError: a pipeline or session can have no such name, or failures were chosen without a rerun; nothing
+                was done.
         """
         if not rerun_failed and (failed_pipelines or failed_cause or failed_since):
             raise BadInputError("Failures were chosen, but not to be run again (rerun_failed). Nothing was done.")
         chosen_pipelines(failed_pipelines, archive=False)  # refuses unknown names
+        for session in sessions or ():
+            validate_session_name(session)
         rerun = Rerun(tuple(failed_pipelines or ()), failed_cause, failed_since) if rerun_failed else None
         chosen = tuple(chosen_pipelines(pipelines, archive=archive))
         return cls(chosen, frozenset(animals or ()), frozenset(sessions or ()), reprocess, rerun, rerun_stale)

@@ -116,7 +116,9 @@ class Up:
         # whatever ends the worker, its flows are not in its hands: see `flows.up_runs`
         words = ("worker", "start", "--pool", POOL, "--type", "process", "--name", self._worker_name)
         command = (sys.executable, "-m", "prefect", *words, "--no-create-pool-if-not-found")
-        self._worker = Part("worker", command, worker, folder / "worker.log", dies_by="KILL", say=say)
+        self._worker = Part(
+            "worker", command, worker, folder / "worker.log", dies_by="KILL", say=say, before_again=self._after_worker
+        )
         watch = (sys.executable, "-P", "-m", "flows.watch", str(folder / "told.json"))
         self._watch = Part("watch", watch, worker, folder / "watch.log", dies_by="KILL", say=say)
 
@@ -192,12 +194,7 @@ class Up:
     async def _set_up(self, client: PrefectClient) -> None:
         """Take every step, a line each; each may have been taken before."""
         settings = self._settings
-        dead, alive = await up_runs.orphans(client, self._worker_name)
-        if dead:
-            await up_runs.put_back(client, dead, "Its worker and its process were killed.")
-            say(f"runs: {len(dead)} were cut off; they go on where they were")
-        if alive:
-            say(f"runs: {alive} live on without their worker, and end by themselves")
+        await self._go_on(client)
         paused = settings.folder / _PAUSED
         say(await up_steps.work_pool(client, resume=paused.exists()))
         paused.unlink(missing_ok=True)
@@ -212,6 +209,26 @@ class Up:
         here = bool(os.environ.get(STORAGE_VARIABLE))
         say(await up_steps.usual_server(client, blocks, here=here))
         say(await up_steps.sweeps(client, blocks, here=here))
+
+    async def _after_worker(self) -> None:
+        """Have runs go on that died with their worker; nobody else tells Prefect that they are gone."""
+        try:
+            async with asyncio.timeout(READY_SECONDS), get_client() as client:
+                while await client.api_healthcheck() is not None:  # noqa: ASYNC110 - the server may have died as well
+                    await asyncio.sleep(1)
+                await self._go_on(client)
+        except (httpx.HTTPError, TimeoutError) as error:
+            why = str(error) or type(error).__name__
+            say(f"runs: the server could not be asked ({why}); what was cut off is Crashed after 10 minutes")
+
+    async def _go_on(self, client: PrefectClient) -> None:
+        """Put back the runs whose worker and process are both gone; the next worker goes on with them."""
+        dead, alive = await up_runs.orphans(client, self._worker_name)
+        if dead:
+            await up_runs.put_back(client, dead, "Its worker and its process were killed.")
+            say(f"runs: {len(dead)} were cut off; they go on where they were")
+        if alive:
+            say(f"runs: {alive} live on without their worker, and end by themselves")
 
     async def _deploy(self) -> None:
         """Deploy every flow by Prefect's own command, from a folder in which it finds nothing else to read."""

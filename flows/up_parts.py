@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.backoff import pause
@@ -38,6 +38,7 @@ class Part:
         dies_by: str,
         say: Say,
         umask: int = -1,
+        before_again: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         guard = ("setpriv", "--pdeathsig", dies_by) if shutil.which("setpriv") else ()
         self.name = name
@@ -46,6 +47,7 @@ class Part:
         self._environment = dict(environment)
         self._say = say
         self._umask = umask  # -1: as ours
+        self._before_again = before_again  # what has to be done after a death, before it is started again
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -113,6 +115,8 @@ class Part:
             seconds = pause(deaths, 0.5, LONGEST_PAUSE_SECONDS)
             self._say(f"{self.name}: {_ended(code)}; starting it again in {seconds:.0f} s; its log: {self.log}")
             await asyncio.sleep(seconds)
+            if self._before_again is not None:
+                await self._before_again()
             await self.start()
             self._say(f"{self.name}: started again")
 

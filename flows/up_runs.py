@@ -3,7 +3,8 @@
 A flow that is told to end ends its jobs. Nobody means that by stopping a service: jobs of hours run on a cluster that
 is not being stopped. So a flow that has not ended in time is killed, which its jobs survive (the manager may die), and
 its run is put back to *AwaitingRetry*. The next worker starts it again under the same id, hence as the same manager,
-and it adopts what runs and keeps what is done. Runs of a worker that was killed are put back when `up` starts again.
+and it adopts what runs and keeps what is done. Runs that were killed with their worker are put back before that one
+starts again, or `up` does.
 """
 
 from __future__ import annotations

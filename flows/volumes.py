@@ -1,12 +1,17 @@
-"""How many sessions of a project work on each volume at once: Prefect's global limits, or the same numbers here."""
+"""How many sessions of a project work on each volume at once: Prefect's global limits, or the same numbers here.
+
+They are let in by their place in the project's plan, whoever came first: of those that wait, the first in the plan.
+The first time, a session also waits for those before it that have begun and are still on their way here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import heapq
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
@@ -20,34 +25,84 @@ SIZES = {STORAGE: 4, WORKING: 8}  # sessions at once, where Prefect has no limit
 _ON_STORAGE = (ProcessingPipelines.CHECKSUM, ProcessingPipelines.PREPARATION, ProcessingPipelines.ARCHIVING)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slots:
-    """A volume's slots.
+    """A volume's slots, and the line of those who wait for one.
 
     Attributes:
-        size: how many sessions of this run at once.
+        free: how many this run may take beside those that it has.
         shared: whether Prefect counts those of other runs as well.
+        asking: who asks Prefect for one; only one at a time, or Prefect would choose between them.
+        line: those who wait, by their place in the plan.
     """
 
-    name: str
-    size: int
+    free: int
     shared: bool
-    here: asyncio.Semaphore
+    asking: asyncio.Future[None] | None = None
+    line: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
+
+
+@dataclass
+class Volumes:
+    """The slots of each volume, for the sessions of one run.
+
+    Attributes:
+        notes: on each limit that Prefect's server does not have.
+        coming: the places of sessions that have begun and have not stood in any line yet.
+    """
+
+    slots: dict[str, Slots]
+    notes: list[str]
+    coming: set[int] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def turn(self, place: int) -> Iterator[None]:
+        """Let the session at a place in the plan work in this block; turns begin in the plan's order."""
+        self.coming.add(place)
+        token = _turn.set((self, place))
+        try:
+            yield
+        finally:
+            _turn.reset(token)
+            self.coming.discard(place)
+            self._look()
 
     @contextlib.asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Hold one of them."""
-        # first in the own line: Prefect has those who wait ask again after many seconds, while a slot stands free
-        async with self.here:
-            if not self.shared:
+    async def slot(self, volume: str, place: int) -> AsyncIterator[None]:
+        """Hold a slot of a volume, as the session at a place in the plan."""
+        slots, let_in = self.slots[volume], asyncio.get_running_loop().create_future()
+        heapq.heappush(slots.line, (place, let_in))
+        self.coming.discard(place)
+        self._look()
+        # a slot whose lease is lost is lost, and what works in it goes on: it ends no job
+        prefects = concurrency(volume, strict=True, raise_on_lease_renewal_failure=False)
+        try:
+            await let_in
+            async with prefects if slots.shared else contextlib.nullcontext():
+                slots.asking = None
+                self._look()
                 yield
-                return
-            # a slot whose lease is lost is lost, and what works in it goes on: it ends no job
-            async with concurrency(self.name, strict=True, raise_on_lease_renewal_failure=False):
-                yield
+        finally:
+            if slots.asking is let_in:
+                slots.asking = None
+            if not let_in.cancelled():
+                slots.free += 1
+            self._look()
+
+    def _look(self) -> None:
+        """Let in whoever is the first in a line, where a slot is free and nobody before them is still coming."""
+        for slots in self.slots.values():
+            while slots.line and slots.line[0][1].cancelled():
+                heapq.heappop(slots.line)
+            if not (slots.line and slots.free and slots.asking is None):
+                continue
+            if min(self.coming, default=slots.line[0][0]) >= slots.line[0][0]:
+                _, slots.asking = heapq.heappop(slots.line)
+                slots.asking.set_result(None)
+                slots.free -= 1
 
 
-_slots: ContextVar[dict[str, Slots] | None] = ContextVar("slots", default=None)
+_turn: ContextVar[tuple[Volumes, int] | None] = ContextVar("turn", default=None)
 
 
 def volume_of(pipeline: ProcessingPipelines) -> str:
@@ -58,31 +113,25 @@ def volume_of(pipeline: ProcessingPipelines) -> str:
 @contextlib.asynccontextmanager
 async def on_volume(pipeline: ProcessingPipelines) -> AsyncIterator[None]:
     """Hold a slot of the volume that a pipeline works on; without a project's run around it, nobody waits."""
-    slots = _slots.get()
-    if slots is None:
+    turn = _turn.get()
+    if turn is None:
         yield
         return
-    async with slots[volume_of(pipeline)].one():
+    volumes, place = turn
+    async with volumes.slot(volume_of(pipeline), place):
         yield
 
 
-@contextlib.asynccontextmanager
-async def limited_volumes() -> AsyncIterator[list[str]]:
-    """Limit what runs inside this block; yields a note on each limit that Prefect's server does not have."""
+async def limited_volumes() -> Volumes:
+    """Return the volumes with the limits that Prefect has now."""
     found = {name: await _limit(name) for name in SIZES}
-    slots = {
-        name: Slots(name, size or SIZES[name], size is not None, asyncio.Semaphore(size or SIZES[name]))
+    slots = {name: Slots(size or SIZES[name], size is not None) for name, size in found.items()}
+    notes = [
+        f"Prefect has no active limit {name}: this run keeps to {SIZES[name]} sessions at once, whatever others do"
         for name, size in found.items()
-    }
-    token = _slots.set(slots)
-    try:
-        yield [
-            f"Prefect has no active limit {name}: this run keeps to {SIZES[name]} sessions at once, whatever others do"
-            for name, size in found.items()
-            if size is None and PREFECT_API_URL.value()
-        ]
-    finally:
-        _slots.reset(token)
+        if size is None and PREFECT_API_URL.value()
+    ]
+    return Volumes(slots, notes)
 
 
 async def _limit(name: str) -> int | None:

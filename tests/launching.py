@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import launch
+from flows.process_session import process_session
 from tests.prefect_server import PrefectServer
 
 LOGIN = "lab:s3cret: w0rd"
@@ -26,7 +27,8 @@ _numbers = itertools.count()
 SCHEMA = {
     "type": "object",
     "properties": {
-        **{name: {"type": "string"} for name in ("project", "animal", "session", "requested_by")},
+        **{name: {"type": "string"} for name in ("project", "animal", "requested_by")},
+        "session": process_session.parameters.properties["session"],
         "reprocess": {"type": "boolean"},
     },
     "required": ["project", "animal", "session"],
@@ -67,10 +69,13 @@ class Lab(PrefectServer):
         self.ask("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
 
     def label(self, run_id: str, name: str, value: str) -> None:
+        self.patch(f"flow_runs/{run_id}/labels", {name: value})
+
+    def patch(self, path: str, body: dict[str, Any]) -> None:
         login = b64encode(LOGIN.encode()).decode()
         request = urllib.request.Request(
-            f"{self.api}/flow_runs/{run_id}/labels",
-            json.dumps({name: value}).encode(),
+            f"{self.api}/{path}",
+            json.dumps(body).encode(),
             {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
             method="PATCH",
         )

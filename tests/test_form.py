@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from flows.forging import forging
+from flows.multiday import multiday
 from flows.process_project import process_project
 from flows.process_session import process_session
 from tests.conftest import SESSION
@@ -13,7 +16,7 @@ from tests.conftest import SESSION
 GOOD = {"project": "Project", "animal": "305", "session": SESSION}
 
 
-def refusal(flow: object, given: dict[str, str]) -> str:
+def refusal(flow: object, given: dict[str, Any]) -> str:
     """Return what Prefect's server says of the parameters of a run; empty where it starts it."""
     try:
         validate(given, flow.parameters.model_dump(), raise_on_error=True)  # type: ignore[attr-defined]
@@ -40,6 +43,26 @@ def test_a_name_that_can_be_none_starts_nothing_and_is_told_what_one_is(name: st
         assert "letters, digits, spaces and _ - . +" in refusal(flow, given)
 
 
-@pytest.mark.parametrize("name", ["", "yesterday", "2025-08-26", f"305/{SESSION}", f"{SESSION} "])
+NO_SESSIONS = [
+    "",
+    "yesterday",
+    "2025-08-26",
+    f"{SESSION} ",
+    *(f"2025-{no}-18-30-15-123456" for no in ("13-40", "02-29")),
+]
+
+
+@pytest.mark.parametrize("name", [f"305/{SESSION}", *NO_SESSIONS])
 def test_what_is_no_sessions_name_starts_nothing_and_is_told_how_they_are_named(name: str) -> None:
-    assert "YYYY-MM-DD-HH-MM-SS-ffffff" in refusal(process_session, {**GOOD, "session": name})
+    told = "YYYY-MM-DD-HH-MM-SS-ffffff, a UTC date and time that there is"
+    assert told in refusal(process_session, {**GOOD, "session": name})
+    several = {"project": "Project", "sessions": [SESSION, name]}
+    assert told in refusal(process_project, several)
+    assert told in refusal(multiday, {**several, "animal": "305", "dataset": "days"})
+
+
+@pytest.mark.parametrize("name", [SESSION, *(f"305/{name}" for name in NO_SESSIONS)])
+def test_what_is_no_animals_session_starts_no_forging(name: str) -> None:
+    several = {"project": "Project", "dataset": "days"}
+    assert "ANIMAL/YYYY-MM-DD-HH-MM-SS-ffffff" in refusal(forging, {**several, "sessions": [name]})
+    assert refusal(forging, {**several, "sessions": [f"Žluťoučký 7/{SESSION}"]}) == ""

@@ -43,9 +43,9 @@ def names(session: str) -> dict[str, Any]:
     return {"project": "Project", "animal": 305, "session": session}
 
 
-def patiently(session: str, spool: str = "", **more: Any) -> Outcome:
+def patiently(session: str, spool: str = "", deployment: str = "process-session", **more: Any) -> Outcome:
     """Launch; on a busy machine a request may be kept, which other tests are about: it is sent then."""
-    found = launch("process-session", **names(session), spool=spool, **more)
+    found = launch(deployment, **names(session), spool=spool, **more)
     while found.kept and not found.run_id:
         found = flush(spool=spool)[-1]
     return found
@@ -69,6 +69,20 @@ def test_a_launched_run_is_named_and_tagged_and_says_who_asked_and_has_a_link(la
     assert patiently(a_session()).words.endswith("it begins when one does)")  # there is no worker
 
 
+def test_it_is_said_that_the_work_pool_is_paused_and_how_it_goes_on(lab: Lab) -> None:
+    lab.ask("POST", "/work_pools/", {"name": "pool", "type": "process"})
+    deployment, session = lab.deployment("behind-a-pool"), a_session()
+    lab.patch(f"deployments/{deployment}", {"work_pool_name": "pool"})
+    lab.patch("work_pools/pool", {"is_paused": True})
+    for _ in range(2):  # the second time the run is there already
+        words = patiently(session, deployment="behind-a-pool").words
+        assert words.endswith("it begins when that is resumed, prefect work-pool resume pool)"), words
+    lab.patch("work_pools/pool", {"is_paused": False})
+    assert "no worker asks" in patiently(session, deployment="behind-a-pool").words
+    lab.set_state(lab.of_session(session)[0]["id"], "RUNNING")
+    assert "no worker asks" not in patiently(session, deployment="behind-a-pool").words
+
+
 def test_while_the_last_run_has_not_ended_it_is_returned_and_afterwards_a_new_one_is_made(lab: Lab) -> None:
     session = a_session()
     first = patiently(session)
@@ -83,7 +97,7 @@ def test_while_the_last_run_has_not_ended_it_is_returned_and_afterwards_a_new_on
         assert patiently(session).run_id == runs[-1]
     assert len(set(runs)) == 5
     assert {run["id"] for run in lab.of_session(session)} == set(runs)
-    assert patiently(session, reprocess=True).words.endswith("(it was not asked for reprocess=True)")
+    assert "(it was not asked for reprocess=True)" in patiently(session, reprocess=True).words
     assert patiently(a_session()).run_id not in runs
 
 
@@ -138,7 +152,9 @@ def test_what_the_server_refuses_is_reported_and_not_kept(lab: Lab) -> None:
     assert "'animal' is a required property" in missing.words
     unknown = launch("proces-session", **names(a_session()))
     assert "has no deployment proces-session/proces-session" in unknown.words
-    for each in (wrong, missing, unknown):
+    impossible = launch("process-session", **names("2025-13-40-18-30-15-123456"))
+    assert "does not match YYYY-MM-DD-HH-MM-SS-ffffff, a UTC date and time that there is. The" in impossible.words
+    for each in (wrong, missing, unknown, impossible):
         assert (each.run_id, each.kept) == ("", "")
         assert "not kept" in each.words
     assert Spool().waiting() == []

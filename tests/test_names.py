@@ -1,5 +1,8 @@
 """Names are not code: what may become a path or meet a shell."""
 
+import itertools
+from datetime import UTC, datetime
+
 import pytest
 
 from trackers.errors import InvalidNameError
@@ -63,6 +66,19 @@ def test_anything_else_is_refused(name: str) -> None:
 def test_a_session_is_named_by_an_existing_time(name: str) -> None:
     with pytest.raises(InvalidNameError):
         session_time(name)
+
+
+@pytest.mark.parametrize("year", [1, 4, 100, 400, 1900, 2000, 2024, 2025, 9999])
+def test_every_day_that_there_is_can_name_a_session_and_no_other(year: int) -> None:
+    for month, day, hour in itertools.product(range(14), range(33), (0, 23, 24)):
+        name = f"{year:04}-{month:02}-{day:02}-{hour:02}-59-59-999999"
+        try:
+            expected = datetime(year, month, day, hour, 59, 59, 999999, UTC)
+        except ValueError:
+            with pytest.raises(InvalidNameError):
+                session_time(name)
+        else:
+            assert session_time(name) == expected
 
 
 def test_every_pipeline_but_none_else_has_a_tracker_file() -> None:

@@ -214,6 +214,7 @@ def test_prefects_limits_hold_and_without_them_it_is_said(tmp_path: Path, prefec
     (tmp_path / "go").touch()
     code, said = run.end()
     assert (code, standings(said)) == (0, ["succeeded"] * 3)
+    assert project.trace() == sorted(project.names, reverse=True)
     assert prefect_limit(prefect, limits[0])["active_slots"] == 0
     for limit in limits:
         delete(prefect, f"v2/concurrency_limits/{limit['id']}")

@@ -198,7 +198,8 @@ def test_the_newest_come_first_and_only_those_that_were_asked_for() -> None:
         ({"rerun_failed": True, "failed_pipelines": ["manifest"]}, "manifest: no pipeline of a session"),
         ({"failed_cause": "memory"}, "not to be run again"),
         ({"animals": ["999"]}, "P has no animal 999"),
-        ({"sessions": ["yesterday"]}, "P has no session yesterday"),
+        ({"sessions": ["yesterday"]}, "'yesterday' cannot name a session"),
+        ({"sessions": ["2020-02-29-18-30-15-123456"]}, "P has no session 2020-02-29-18-30-15-123456"),
     ],
 )
 def test_what_does_not_exist_is_refused_in_words(options: dict[str, Any], words: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from flows import up_runs
 from tests.conftest import Side, make_session
 from tests.lab_up import LabUp
 
@@ -264,6 +265,25 @@ def test_a_run_whose_worker_alone_was_killed_lives_on(own: LabUp) -> None:
     ended = own.ended(run, 120)
     assert (ended["state_name"], ended["run_count"]) == ("Completed", 1), ended["state"]
     assert traces(own) == ["begun"]
+
+
+def test_a_run_that_was_killed_with_its_worker_goes_on_as_soon_as_there_is_a_worker_again(own: LabUp) -> None:
+    make_session(own.storage)
+    own.start()
+    own.deploy_long()
+    dead = own.launch_long(job(own))
+    own.wait(lambda: traces(own) == ["begun"])
+    (flow,) = (process.pid for process in up_runs.processes() if str(process.run) == dead)
+    (worker,) = (pid for pid in own.processes(b"worker\0start") if os.getpgid(pid) == pid)
+    for pid in (worker, flow):
+        os.kill(pid, signal.SIGKILL)
+    own.wait(lambda: "1 were cut off; they go on" in own.text, 40)
+    own.wait(lambda: own.run(dead)["run_count"] == 2, 120)
+    (own.root / "go").touch()
+    ended = own.ended(dead, 120)
+    assert ended["state_name"] == "Completed", ended["state"]
+    assert traces(own) == ["begun"]
+    assert side_of(own).get("lock_show")["manager_id"] == -1
 
 
 def test_a_port_that_somebody_else_has_is_said_before_anything_starts(own: LabUp) -> None:

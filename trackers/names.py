@@ -10,7 +10,16 @@ from enum import IntEnum, StrEnum
 from trackers.errors import InvalidNameError
 
 MAXIMUM_NAME_BYTES = 255
-_SESSION_NAME = re.compile(r"\d{4}-\d{2}-\d{2}-\d{2}-\d{2}-\d{2}-\d{6}", re.ASCII)
+_FOURTH = "([02468][048]|[13579][26])"  # what is divisible by four, of two digits
+SESSION_PATTERN = (
+    rf"(?!0000)(?=.{{5}}(?!02-29)|..(?!00){_FOURTH}|{_FOURTH}00)"  # leap years
+    r"(?!.{5}(02-3|(0[469]|11)-31))"  # shorter months
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])-([01][0-9]|2[0-3])(-[0-5][0-9]){2}-[0-9]{6}"
+)
+"""The whole name of a session, `YYYY-MM-DD-HH-MM-SS-ffffff`: a date and time that there is.
+
+It is a pattern because Prefect's server, which refuses parameters before anything starts, knows no other rules.
+"""
 _PUNCTUATION = frozenset(" _-.+")
 _NAME_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd"})  # letters, their marks, digits
 
@@ -99,14 +108,12 @@ def session_time(name: str) -> datetime:
     """Return the UTC time that a session's name stands for.
 
     Raises:
-        InvalidNameError: the name is not a timestamp `YYYY-MM-DD-HH-MM-SS-ffffff`.
+        InvalidNameError: the name is not a timestamp `YYYY-MM-DD-HH-MM-SS-ffffff`, or there is no such date or time.
     """
-    if not isinstance(name, str) or not _SESSION_NAME.fullmatch(name):
-        raise InvalidNameError("session", name, "a session is named by its UTC time, YYYY-MM-DD-HH-MM-SS-ffffff")
-    try:
-        return datetime.strptime(name, "%Y-%m-%d-%H-%M-%S-%f").replace(tzinfo=UTC)
-    except ValueError:
-        raise InvalidNameError("session", name, "there is no such date or time") from None
+    if not isinstance(name, str) or not re.fullmatch(SESSION_PATTERN, name):
+        reason = "a session is named by its UTC time, YYYY-MM-DD-HH-MM-SS-ffffff, a date and time that there is"
+        raise InvalidNameError("session", name, reason)
+    return datetime.strptime(name, "%Y-%m-%d-%H-%M-%S-%f").replace(tzinfo=UTC)
 
 
 def validate_session_name(name: str) -> str:
