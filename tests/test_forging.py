@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from tests.environments import environment
-from tests.forging_session import EXPERIMENT, LICK, PROJECT, RUN, SESSION, plant, plant_multiday
+from tests.forging_session import EXPERIMENT, LICK, PROJECT, RUN, SESSION, SURGERY, plant, plant_multiday
 from trackers.layout import DatasetPaths, SessionPaths
 from trackers.lock import SessionLock
 
@@ -116,6 +117,53 @@ def test_the_subject_and_the_session_are_those_of_the_descriptions(tmp_path: Pat
     expected = {"subject_id": "305", "species": "Mus musculus", "sex": "F", "genotype": "WT"}
     expected |= {"age": "P237D", "weight": "0.0214 kg", "date_of_birth": "2025-01-01 00:00:00.000001+00:00"}
     assert {key: read["subject"][key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("born", "words"),
+    [
+        (None, "is not there"),
+        ("early in 2025", "is 'early in 2025', which is no time"),
+        (1795689600000000, "is 2026-11-26, after the session"),
+    ],
+)
+def test_a_session_whose_animal_has_no_date_of_birth_is_forged_without_an_age_and_says_so(
+    tmp_path: Path, dataset: DatasetPaths, born: object, words: str
+) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    subject = {**SURGERY["subject"], "date_of_birth_us": born}
+    (paths.raw_data / "surgery_metadata.yaml").write_text(yaml.safe_dump({**SURGERY, "subject": subject}))
+    made = forge(paths, dataset)
+    assert made.returncode == 0, made.stderr
+    read = json.loads(in_environment("-c", READ, str(dataset.directory / f"305/{SESSION}.nwb")).stdout)
+    assert read["subject"]["age"] == "P0D/"  # any: the inspector takes no file without one
+    assert "date_of_birth" not in read["subject"]
+    said = f"the animal's date of birth (subject.date_of_birth_us of surgery_metadata.yaml) {words}: its age is unknown"
+    assert said in json.loads((dataset.directory / f"305/{SESSION}.json").read_text())["missing"]
+    assert said in made.stdout
+
+
+def test_a_session_without_any_description_but_its_type_is_forged_and_lists_them(
+    tmp_path: Path, dataset: DatasetPaths
+) -> None:
+    paths = plant(tmp_path, RUN)
+    locked(paths, dataset)
+    names = ("surgery_metadata", "session_descriptor", "hardware_state")
+    for name in names:
+        (paths.raw_data / f"{name}.yaml").unlink()
+    made = forge(paths, dataset)
+    assert made.returncode == 0, made.stderr
+    missing = json.loads((dataset.directory / f"305/{SESSION}.json").read_text())["missing"]
+    assert {f"raw_data/{name}.yaml is not there" for name in names} <= set(missing)
+
+
+def test_tables_of_hardware_that_was_not_used_are_not_missed(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path, LICK)
+    locked(paths, dataset)
+    assert forge(paths, dataset).returncode == 0
+    missing = json.loads((dataset.directory / f"305/{SESSION}.json").read_text())["missing"]
+    assert not [words for words in missing if words.startswith("behavior_data/")]
 
 
 def test_forged_twice_all_files_are_the_same_bytes(tmp_path: Path, dataset: DatasetPaths) -> None:
