@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Literal
 
+import xxhash
+
 from flows.eligibility import Facts, obstacle
 from flows.pipeline import dataset_pipeline, pipeline_flow
 from flows.report import pages_after
@@ -21,6 +23,7 @@ from trackers.graph import Job, Resources, Stage
 from trackers.names import ProcessingPipelines
 
 UnclearFrames = Literal["refuse", "from start", "from end", "one to one"]
+_JOB_NAME = re.compile(r"[a-z0-9_.-]{1,63}[a-z0-9]")
 
 
 @pipeline_flow(name="forging", run_name="forging {project}/{dataset}")
@@ -141,6 +144,10 @@ def _refuse_poor_quality(facts: Facts) -> None:
 
 
 def _job_name(session: str) -> str:
-    """Return a job's name: the session's own, then its animal's as far as job names can have it."""
+    """Return a job's name, unlike any other's: the session's own, then its animal's as far as job names can have it."""
     animal, name = _names(session)
-    return f"{name}-{re.sub('[^a-z0-9_.-]', '-', animal.lower())}"[:64].rstrip("-_.")
+    whole = f"{name}-{animal}"
+    if _JOB_NAME.fullmatch(whole):
+        return whole
+    told_apart = f"-{xxhash.xxh32_hexdigest(animal.encode())}"
+    return f"{name}-{re.sub('[^a-z0-9_.-]', '-', animal.lower())}"[: 64 - len(told_apart)] + told_apart

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.environments import environment
-from tests.forging_session import PROJECT, RUN, SESSION, mark_done, plant
+from tests.forging_session import LICK, PROJECT, RUN, SESSION, mark_done, plant
 from tests.prefect_server import PrefectServer
 from tests.test_cli import sessionflow
 from trackers.layout import SessionPaths
@@ -90,6 +90,16 @@ def test_all_sessions_whose_pipelines_are_done_are_forged_once(forge: Forge) -> 
     code, said = forge()
     assert code == 0, said
     assert "done already" in said
+
+
+def test_animals_whose_names_look_alike_to_a_scheduler_are_forged_side_by_side(forge: Forge) -> None:
+    alike = ("Ä1", "Ö1", "a 1", "A-1", f"{'long ' * 12}a", f"{'long ' * 12}b")
+    for animal in alike:
+        mark_done(plant(forge.root, LICK, animal), *MADE)
+    code, said = forge("--animals", *alike)
+    assert code == 0, said
+    rows = pl.read_ipc(forge.dataset / "index.feather").select("animal", "session").rows()
+    assert rows == [(animal, SESSION) for animal in sorted(alike)]
 
 
 def test_what_must_be_done_before_is_said_of_every_session(forge: Forge) -> None:
