@@ -23,7 +23,6 @@ TYPES = {
 }
 _PROCESSING = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
 _BUILDS_ON = {ProcessingPipelines.MULTIDAY: (ProcessingPipelines.SUITE2P,), ProcessingPipelines.FORGING: _PROCESSING}
-_SHOWN = (ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)  # without them a page says next to nothing
 NEEDS_PREPARATION = (
     ProcessingPipelines.BEHAVIOR,
     ProcessingPipelines.SUITE2P,
@@ -64,8 +63,8 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
     if pipeline is ProcessingPipelines.REPORT:
-        shown = any(usable(p, facts) for p in _SHOWN)
-        return str(facts.get("report_problem", "")) if shown else "neither suite2p nor video has anything to show yet"
+        shown = any(usable(p, facts) for p in _PROCESSING)
+        return str(facts.get("report_problem", "")) if shown else "none of behavior, suite2p and video has succeeded"
     if pipeline is ProcessingPipelines.VIDEO:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
@@ -88,6 +87,14 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
         return ""
     said = _done_on(ended)
     return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
+
+
+def quality_objection(facts: Facts) -> str:
+    """Say why a session does not pass quality control, of its results as they are; empty where it does."""
+    made = _ended(ProcessingPipelines.REPORT, facts)
+    if made and max(_ended(p, facts) for p in _PROCESSING) > made:
+        return "its quality control is older than its results: run its report again"
+    return str(facts["quality_objection"])
 
 
 def _shown(facts: Facts) -> str:

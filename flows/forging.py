@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import xxhash
 
-from flows.eligibility import Facts, obstacle
+from flows.eligibility import Facts, obstacle, quality_objection
 from flows.pipeline import dataset_pipeline, pipeline_flow
 from flows.report import pages_after
 from tasks.artifacts import connected_in_run
@@ -122,7 +122,7 @@ async def _all_that_can_be_forged(
     found, because = list[tuple[str, str]](), dict[str, list[str]]()
     for row in meant:
         reason = row["problem"] or obstacle(ProcessingPipelines.FORGING, row)
-        if reason := reason or (row["quality_objection"] if require_qc else ""):
+        if reason := reason or (quality_objection(row) if require_qc else ""):
             because.setdefault(reason, []).append(f"{row['animal']}/{row['session']}")
         else:
             found.append((row["animal"], row["session"]))
@@ -135,7 +135,7 @@ async def _all_that_can_be_forged(
 
 
 def _refuse_poor_quality(facts: Facts) -> None:
-    reasons = {name: session["quality_objection"] for name, session in facts["sessions"].items()}
+    reasons = {name: quality_objection(session) for name, session in facts["sessions"].items()}
     if refused := [f"{name}: {reason}" for name, reason in reasons.items() if reason]:
         raise NotEligibleError(
             f"{facts['target']} cannot be forged, because a pass of quality control is required: {'; '.join(refused)}. "
