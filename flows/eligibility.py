@@ -92,14 +92,19 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
 def quality_objection(facts: Facts) -> str:
     """Say why a session does not pass quality control, of its results as they are; empty where it does."""
     made = _ended(ProcessingPipelines.REPORT, facts)
-    if made and max(_ended(p, facts) for p in _PROCESSING) > made:
+    if made and _judged(facts) > made:
         return "its quality control is older than its results: run its report again"
     return str(facts["quality_objection"])
 
 
 def _shown(facts: Facts) -> str:
     """Return when the newest of what a page shows was made, UTC, ISO 8601."""
-    return max(*(_ended(p, facts) for p in _PROCESSING), str(facts.get("tracked", "")))
+    return max(_judged(facts), str(facts.get("tracked", "")))
+
+
+def _judged(facts: Facts) -> str:
+    """Return when the newest of what quality control judges was made: results, and which cells people chose."""
+    return max(*(_ended(p, facts) for p in _PROCESSING), str(facts.get("cells_chosen", "")))
 
 
 def _done_on(ended: str) -> str:

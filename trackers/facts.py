@@ -22,7 +22,7 @@ from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
-from trackers.stale import record_of, staleness, tracked
+from trackers.stale import cells_chosen, record_of, staleness, tracked
 from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
@@ -88,8 +88,15 @@ def _settings(paths: SessionPaths, pipeline: ProcessingPipelines) -> dict[str, A
 
 
 def _imaging(target: Target) -> dict[str, Any]:
-    """Return what suite2p must know: how many planes there are, or in words why that cannot be said; what it lacks."""
-    return {**_recording(target.paths), "suite2p_problem": _lack(target.site, "suite2p")}
+    """Return what suite2p must know: how many planes there are, or why that cannot be said; what it lacks.
+
+    `cells_chosen` is when people last changed which of its result are cells.
+    """
+    return {
+        **_recording(target.paths),
+        "suite2p_problem": _lack(target.site, "suite2p"),
+        "cells_chosen": cells_chosen(target),
+    }
 
 
 def _lack(site: Site, environment: str) -> str:
