@@ -83,10 +83,12 @@ async def forging(
             Job(_job_name(name), run.program("forging", "--sessions", name, *options), resources, environment="forging")
             for name in run.settings["sessions"]
         ]
-        every = run.program("forging", "--index", "--sessions", *run.settings["sessions"], *options)
+        without = ("--left-out", *left_out) if left_out else ()
+        every = run.program("forging", "--index", "--sessions", *run.settings["sessions"], *options, *without)
         index = Job("index", every, Resources(cpus=1, memory_gb=4, minutes=20), environment="forging")
         made = await run(Stage("sessions", tuple(jobs)), Stage("index", (index,)))
-    return await pages_after(replace(made, notes=(*made.notes, *left_out)), run)
+    words = dict.fromkeys((*made.notes, *(f"left out: {each}" for each in left_out)))  # the index says so as well
+    return await pages_after(replace(made, notes=tuple(words)), run)
 
 
 def _names(session: str) -> tuple[str, str]:
@@ -126,12 +128,12 @@ async def _all_that_can_be_forged(
             because.setdefault(reason, []).append(f"{row['animal']}/{row['session']}")
         else:
             found.append((row["animal"], row["session"]))
+    left_out = [f"{', '.join(names)}: {' '.join(reason.split()).rstrip('.')}" for reason, names in because.items()]
     if not found:
-        raise NotEligibleError(
-            f"No session of {project} can be forged: {len(meant)} were looked at. Nothing was done. Name one with "
-            "`sessions` to be told why."
-        )
-    return found, tuple(f"left out: {', '.join(names)}: {reason}" for reason, names in because.items())
+        which = f" of {', '.join(animals)}" if animals else ""
+        words = "; ".join(left_out) or "there is none"
+        raise NotEligibleError(f"No session{which} of {project} can be forged: {words}. Nothing was done.")
+    return found, tuple(left_out)
 
 
 def _refuse_poor_quality(facts: Facts) -> None:

@@ -43,6 +43,7 @@ def main() -> None:
     parser = dataset_parser("Forges sessions into a dataset.", animal=False)
     parser.add_argument("--settings", default="{}", help="settings of forging, JSON")
     parser.add_argument("--index", action="store_true", help="make the index over sessions that were forged")
+    parser.add_argument("--left-out", nargs="+", default=[], help="for the index: which were not, and why, in words")
     arguments = parser.parse_args()
     dataset, sessions = dataset_paths(arguments)
     settings = ForgingSettings.from_json(json.loads(arguments.settings), "--settings")
@@ -51,7 +52,8 @@ def main() -> None:
     notes: list[str] = []
     files: list[Path] = []
     if arguments.index:
-        files = write_index(dataset.directory, dataset.project, dataset.dataset, sessions, settings, versions)
+        notes = [f"left out: {words}" for words in arguments.left_out]
+        files = write_index(dataset, sessions, settings, versions, arguments.left_out)
     else:
         progress = Progress(len(sessions), "sessions")
         for number, paths in enumerate(sessions, start=1):

@@ -128,11 +128,22 @@ def test_a_required_pass_of_quality_control_is_asked_of_every_session(forge: For
     assert SECOND not in said
     code, said = forge("--require-qc")
     assert code == 0, said
-    assert f"left out: 305/{SESSION}: quality control says no: bleached" in said
+    left_out = f"305/{SESSION}: quality control says no: bleached"
+    assert f"left out: {left_out}" in said
+    assert json.loads((forge.dataset / "dataset.json").read_text())["left_out"] == [left_out]
     overruled = {"bleached": {"verdict": "pass", "reason": "only at the end", "by": "ada"}}
     (forge.experiment.tracking_data / "verdicts.json").write_text(json.dumps(overruled))
     code, said = forge(*named)
     assert code == 0, said
+
+
+def test_where_nothing_can_be_forged_the_reason_of_each_session_is_said(forge: Forge) -> None:
+    forge.experiment.tracker(P.SUITE2P).unlink()
+    forge.training.tracker(P.BEHAVIOR).unlink()
+    code, said = forge()
+    assert code == 2
+    reasons = f"305/{SESSION}: run suite2p first; 305/{SECOND}: run behavior first"
+    assert f"No session of {PROJECT} can be forged: {reasons}. Nothing was done." in said
 
 
 def test_without_a_species_nothing_is_done_and_the_file_to_write_is_named(forge: Forge) -> None:
