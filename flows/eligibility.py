@@ -69,10 +69,12 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
     filmed = facts.get("cameras", True)
-    missing = [
-        p.name.lower() for p in needed if not usable(p, facts) and (filmed or p is not ProcessingPipelines.VIDEO)
-    ]
-    return f"run {', '.join(missing)} first" if missing else ""
+    missing = [p for p in needed if not usable(p, facts) and (filmed or p is not ProcessingPipelines.VIDEO)]
+    if not missing:
+        return ""
+    problems = {p.name.lower(): _out_of_place(p, facts) or _wrong_with_inputs(p, facts) for p in missing}
+    hindered = [f"{name} cannot run yet: {words}" for name, words in problems.items() if words]
+    return "; ".join([f"run {', '.join(problems)} first", *hindered])
 
 
 def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
