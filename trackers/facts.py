@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trackers.cameras import video_facts
-from trackers.environments import lacking
+from trackers.environments import hindering
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.exclusions import exclusion_words, include_command
 from trackers.known_settings import OF_SESSIONS, chosen, session_settings
@@ -99,9 +99,9 @@ def _imaging(target: Target) -> dict[str, Any]:
     }
 
 
-def _lack(site: Site, environment: str) -> str:
-    """Say that a pipeline's environment is not there, and what to do; empty where it is."""
-    lack = lacking(site, environment)
+def _lack(site: Site, pipeline: str) -> str:
+    """Say that a pipeline's environment is not there, and what to do; empty where it is, or need not be."""
+    lack = hindering(site, pipeline)
     return f"{lack.problem} ({lack.remedy})" if lack else ""
 
 
