@@ -82,6 +82,13 @@ def write_index(
     return [index, description]
 
 
+def forged_earlier(dataset: DatasetPaths, sessions: Sequence[SessionPaths]) -> list[str]:
+    """Return the NWB files in a dataset's folder, by path in it, that are of other sessions than its own."""
+    mine = {f"{paths.animal}/{paths.session}.nwb" for paths in sessions}
+    found = {path.relative_to(dataset.directory).as_posix() for path in dataset.directory.glob("*/[0-9]*.nwb")}
+    return sorted(found - mine)
+
+
 def _summary(directory: Path, paths: SessionPaths) -> dict[str, Any]:
     path = directory / paths.animal / f"{paths.session}.json"
     try:

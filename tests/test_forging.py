@@ -194,6 +194,22 @@ def test_the_index_has_a_row_for_each_session_and_lists_what_is_missing(tmp_path
     assert described["sessions"][0]["missing"] == row["missing"]
 
 
+def test_files_of_a_session_that_is_no_part_of_the_dataset_any_more_are_named_and_stay(
+    tmp_path: Path, dataset: DatasetPaths
+) -> None:
+    paths = plant(tmp_path, LICK)
+    locked(paths, dataset)
+    assert forge(paths, dataset).returncode == 0
+    earlier = dataset.directory / "306/2025-08-27-18-30-15-123456.nwb"
+    earlier.parent.mkdir()
+    earlier.touch()
+    made = forge(paths, dataset, "--index")
+    assert made.returncode == 0, made.stderr
+    assert "no part of the dataset any more, though its folder still holds them: '306/" in made.stdout
+    assert earlier.exists()
+    assert len(pl.read_ipc(dataset.directory / "index.feather")) == 1
+
+
 def test_cells_that_people_curated_are_the_accepted_ones(tmp_path: Path, dataset: DatasetPaths) -> None:
     paths = plant(tmp_path)
     locked(paths, dataset)
@@ -217,6 +233,7 @@ def test_frames_that_do_not_fit_their_pulses_are_refused_and_nothing_is_written(
     made = forge(paths, dataset)
     assert made.returncode == 1
     assert f"{PROJECT}/305/{SESSION}: the mesoscope sent 248 pulses" in made.stderr
+    assert f"sessionflow exclude {paths.storage_directory} --reason" in made.stderr
     assert not (dataset.directory / "305").exists()
     told = forge(paths, dataset, settings={**SETTINGS, "unclear_frames": "from start"})
     assert told.returncode == 0, told.stderr
