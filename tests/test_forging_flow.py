@@ -142,8 +142,8 @@ def test_where_nothing_can_be_forged_the_reason_of_each_session_is_said(forge: F
     forge.training.tracker(P.BEHAVIOR).unlink()
     code, said = forge()
     assert code == 2
-    reasons = f"305/{SESSION}: run suite2p first; 305/{SECOND}: run behavior first"
-    assert f"No session of {PROJECT} can be forged: {reasons}. Nothing was done." in said
+    assert f"No session of {PROJECT} can be forged: 305/{SESSION}: run suite2p first" in said
+    assert f"305/{SECOND}: run behavior first. Nothing was done." in said
 
 
 def test_without_a_species_nothing_is_done_and_the_file_to_write_is_named(forge: Forge) -> None:
