@@ -212,6 +212,8 @@ def test_a_session_of_behavior_alone_has_a_page_with_the_checks_of_its_hardware(
     html, checks = report(paths)
     verdicts = {name: check["verdict"] for name, check in checks.items()}
     assert verdicts == {"frames_dropped": "unknown", "camera_stopped": "unknown", "lick_sensor_stuck": "pass"}
+    assert "<h2>Running, licks and rewards</h2>" in html
+    assert "<h2>Cells</h2>" not in html
     assert "Nothing wrong was found in 1 check. Not checked: frames dropped, a camera that stopped." in html
     assert quality_objection(paths) == ""
 

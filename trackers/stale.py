@@ -71,7 +71,7 @@ def cells_chosen(session: Target) -> str:
         if path.name == CELLS:
             with contextlib.suppress(OSError):
                 changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
-                if changed > str(record["ended"]) and file_digest(path) != output["xxh3_128"]:
+                if changed > str(record.get("ended")) and file_digest(path) != output.get("xxh3_128"):
                     found.append(changed)
     return max(found)
 
