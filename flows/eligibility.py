@@ -23,7 +23,6 @@ TYPES = {
 }
 _PROCESSING = (ProcessingPipelines.BEHAVIOR, ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)
 _BUILDS_ON = {ProcessingPipelines.MULTIDAY: (ProcessingPipelines.SUITE2P,), ProcessingPipelines.FORGING: _PROCESSING}
-_SHOWN = (ProcessingPipelines.SUITE2P, ProcessingPipelines.VIDEO)  # without them a page says next to nothing
 NEEDS_PREPARATION = (
     ProcessingPipelines.BEHAVIOR,
     ProcessingPipelines.SUITE2P,
@@ -64,16 +63,18 @@ def _wrong_with_inputs(pipeline: ProcessingPipelines, facts: Facts) -> str:
     if pipeline is ProcessingPipelines.SUITE2P:
         return str(facts.get("recording_problem") or "").rstrip(".")
     if pipeline is ProcessingPipelines.REPORT:
-        shown = any(usable(p, facts) for p in _SHOWN)
-        return str(facts.get("report_problem", "")) if shown else "neither suite2p nor video has anything to show yet"
+        shown = any(usable(p, facts) for p in _PROCESSING)
+        return str(facts.get("report_problem", "")) if shown else "none of behavior, suite2p and video has succeeded"
     if pipeline is ProcessingPipelines.VIDEO:
         return str(facts.get("video_problem") or "").rstrip(".")
     needed = (p for p in _BUILDS_ON.get(pipeline, ()) if facts["session_type"] in TYPES[p])
     filmed = facts.get("cameras", True)
-    missing = [
-        p.name.lower() for p in needed if not usable(p, facts) and (filmed or p is not ProcessingPipelines.VIDEO)
-    ]
-    return f"run {', '.join(missing)} first" if missing else ""
+    missing = [p for p in needed if not usable(p, facts) and (filmed or p is not ProcessingPipelines.VIDEO)]
+    if not missing:
+        return ""
+    problems = {p.name.lower(): _out_of_place(p, facts) or _wrong_with_inputs(p, facts) for p in missing}
+    hindered = [f"{name} cannot run yet: {words}" for name, words in problems.items() if words]
+    return "; ".join([f"run {', '.join(problems)} first", *hindered])
 
 
 def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
@@ -90,9 +91,22 @@ def done(pipeline: ProcessingPipelines, facts: Facts) -> str:
     return f"{said}; stale, {words}" if (words := stale(pipeline, facts)) else said
 
 
+def quality_objection(facts: Facts) -> str:
+    """Say why a session does not pass quality control, of its results as they are; empty where it does."""
+    made = _ended(ProcessingPipelines.REPORT, facts)
+    if made and _judged(facts) > made:
+        return "its quality control is older than its results: run its report again"
+    return str(facts["quality_objection"])
+
+
 def _shown(facts: Facts) -> str:
     """Return when the newest of what a page shows was made, UTC, ISO 8601."""
-    return max(*(_ended(p, facts) for p in _PROCESSING), str(facts.get("tracked", "")))
+    return max(_judged(facts), str(facts.get("tracked", "")))
+
+
+def _judged(facts: Facts) -> str:
+    """Return when the newest of what quality control judges was made: results, and which cells people chose."""
+    return max(*(_ended(p, facts) for p in _PROCESSING), str(facts.get("cells_chosen", "")))
 
 
 def _done_on(ended: str) -> str:

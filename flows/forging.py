@@ -8,7 +8,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Literal
 
-from flows.eligibility import Facts, obstacle
+import xxhash
+
+from flows.eligibility import Facts, obstacle, quality_objection
 from flows.form import AnimalSessions
 from flows.pipeline import dataset_pipeline, pipeline_flow
 from flows.report import pages_after
@@ -22,6 +24,7 @@ from trackers.graph import Job, Resources, Stage
 from trackers.names import ProcessingPipelines
 
 UnclearFrames = Literal["refuse", "from start", "from end", "one to one"]
+_JOB_NAME = re.compile(r"[a-z0-9_.-]{1,63}[a-z0-9]")
 
 
 @pipeline_flow(name="forging", run_name="forging {project}/{dataset}")
@@ -81,10 +84,12 @@ async def forging(
             Job(_job_name(name), run.program("forging", "--sessions", name, *options), resources, environment="forging")
             for name in run.settings["sessions"]
         ]
-        every = run.program("forging", "--index", "--sessions", *run.settings["sessions"], *options)
+        without = ("--left-out", *left_out) if left_out else ()
+        every = run.program("forging", "--index", "--sessions", *run.settings["sessions"], *options, *without)
         index = Job("index", every, Resources(cpus=1, memory_gb=4, minutes=20), environment="forging")
         made = await run(Stage("sessions", tuple(jobs)), Stage("index", (index,)))
-    return await pages_after(replace(made, notes=(*made.notes, *left_out)), run)
+    words = dict.fromkeys((*made.notes, *(f"left out: {each}" for each in left_out)))  # the index says so as well
+    return await pages_after(replace(made, notes=tuple(words)), run)
 
 
 def _names(session: str) -> tuple[str, str]:
@@ -120,20 +125,20 @@ async def _all_that_can_be_forged(
     found, because = list[tuple[str, str]](), dict[str, list[str]]()
     for row in meant:
         reason = row["problem"] or obstacle(ProcessingPipelines.FORGING, row)
-        if reason := reason or (row["quality_objection"] if require_qc else ""):
+        if reason := reason or (quality_objection(row) if require_qc else ""):
             because.setdefault(reason, []).append(f"{row['animal']}/{row['session']}")
         else:
             found.append((row["animal"], row["session"]))
+    left_out = [f"{', '.join(names)}: {' '.join(reason.split()).rstrip('.')}" for reason, names in because.items()]
     if not found:
-        raise NotEligibleError(
-            f"No session of {project} can be forged: {len(meant)} were looked at. Nothing was done. Name one with "
-            "`sessions` to be told why."
-        )
-    return found, tuple(f"left out: {', '.join(names)}: {reason}" for reason, names in because.items())
+        which = f" of {', '.join(animals)}" if animals else ""
+        words = "; ".join(left_out) or "there is none"
+        raise NotEligibleError(f"No session{which} of {project} can be forged: {words}. Nothing was done.")
+    return found, tuple(left_out)
 
 
 def _refuse_poor_quality(facts: Facts) -> None:
-    reasons = {name: session["quality_objection"] for name, session in facts["sessions"].items()}
+    reasons = {name: quality_objection(session) for name, session in facts["sessions"].items()}
     if refused := [f"{name}: {reason}" for name, reason in reasons.items() if reason]:
         raise NotEligibleError(
             f"{facts['target']} cannot be forged, because a pass of quality control is required: {'; '.join(refused)}. "
@@ -142,6 +147,10 @@ def _refuse_poor_quality(facts: Facts) -> None:
 
 
 def _job_name(session: str) -> str:
-    """Return a job's name: the session's own, then its animal's as far as job names can have it."""
+    """Return a job's name, unlike any other's: the session's own, then its animal's as far as job names can have it."""
     animal, name = _names(session)
-    return f"{name}-{re.sub('[^a-z0-9_.-]', '-', animal.lower())}"[:64].rstrip("-_.")
+    whole = f"{name}-{animal}"
+    if _JOB_NAME.fullmatch(whole):
+        return whole
+    told_apart = f"-{xxhash.xxh32_hexdigest(animal.encode())}"
+    return f"{name}-{re.sub('[^a-z0-9_.-]', '-', animal.lower())}"[: 64 - len(told_apart)] + told_apart

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 from prefect.settings import PREFECT_API_URL
@@ -70,7 +69,7 @@ class Run:
 
         A lab's own programs know of no other place than the result's.
         """
-        own = any(fnmatchcase(self.pipeline.name.lower(), name.partition("/")[0]) for name in self.server.commands)
+        own = self.server.has_own(self.pipeline.name.lower())
         return "session" in self.target and usable(self.pipeline, self.facts) and not own
 
     def publication(self, *arguments: str) -> Stage:

@@ -12,7 +12,7 @@ import xxhash
 
 from jobs.corridor import Corridor, runtime_tables
 from jobs.logs import RESTORE, Codes, Messages, codes_of, module_events, read_log
-from jobs.modules import MODULES, RECORDED_TTL
+from jobs.modules import MODULES
 from jobs.program import Output, Progress, check_owner, run, session_parser, session_paths, write_report
 from trackers import commands
 from trackers.errors import SessionDataError
@@ -77,7 +77,7 @@ def _microcontroller(paths: SessionPaths, source: int, messages: Messages, codes
     used, notes = {}, []
     for module in MODULES[source]:
         values = [state.get(key) for key in module.calibration]
-        if None in values or (module.calibration == (RECORDED_TTL,) and not values[0]):
+        if not module.used(state):
             notes.append(f"{module.table}: not used, hardware_state.yaml has no {' and '.join(module.calibration)}")
         elif not all(isinstance(value, int | float) for value in values):
             raise SessionDataError(

@@ -14,7 +14,7 @@ from jobs.forging_session import write_table
 from trackers.errors import NotFoundError
 from trackers.files import atomic_write
 from trackers.forging_settings import ForgingSettings
-from trackers.layout import SessionPaths
+from trackers.layout import DatasetPaths, SessionPaths
 from trackers.names import session_time
 
 SCHEMA: dict[str, Any] = {
@@ -44,18 +44,25 @@ SCHEMA: dict[str, Any] = {
 
 
 def write_index(
-    directory: Path,
-    project: str,
-    dataset: str,
+    dataset: DatasetPaths,
     sessions: Sequence[SessionPaths],
     settings: ForgingSettings,
     versions: Mapping[str, str],
+    left_out: Sequence[str] = (),
 ) -> list[Path]:
     """Write `index.feather` and `dataset.json` over sessions that were forged; return both.
+
+    Args:
+        dataset: where they lie.
+        sessions: that were forged.
+        settings: with which they were.
+        versions: of the libraries.
+        left_out: which sessions of the project were not, and why, in words.
 
     Raises:
         NotFoundError: one of them was not; nothing was written.
     """
+    directory = dataset.directory
     summaries = [_summary(directory, paths) for paths in sorted(sessions, key=lambda p: (p.animal, p.session))]
     dated = [{**summary, "date": session_time(summary["session"])} for summary in summaries]
     rows = [{name: row[name] for name in SCHEMA} for row in dated]
@@ -64,14 +71,22 @@ def write_index(
     description = directory / "dataset.json"
     content = {
         "version": 1,
-        "dataset": dataset,
-        "project": project,
+        "dataset": dataset.dataset,
+        "project": dataset.project,
         "settings": asdict(settings),
         "versions": dict(versions),
         "sessions": summaries,
+        "left_out": list(left_out),
     }
     atomic_write(description, json.dumps(content, indent=1, ensure_ascii=False).encode())
     return [index, description]
+
+
+def forged_earlier(dataset: DatasetPaths, sessions: Sequence[SessionPaths]) -> list[str]:
+    """Return the NWB files in a dataset's folder, by path in it, that are of other sessions than its own."""
+    mine = {f"{paths.animal}/{paths.session}.nwb" for paths in sessions}
+    found = {path.relative_to(dataset.directory).as_posix() for path in dataset.directory.glob("*/[0-9]*.nwb")}
+    return sorted(found - mine)
 
 
 def _summary(directory: Path, paths: SessionPaths) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Times are seconds since the session's start, which is its name's time, UTC.
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
 
 import yaml
@@ -17,6 +16,7 @@ from pynwb.file import Subject
 from jobs import forging_nwb_behavior, forging_nwb_cameras, forging_nwb_ophys
 from jobs.forging_frames import VolumeClock
 from jobs.forging_sources import Sources
+from jobs.forging_subject import section
 from trackers.forging_settings import ForgingSettings
 from trackers.names import SessionTypes, session_time
 
@@ -56,7 +56,7 @@ def nwb_file(sources: Sources, settings: ForgingSettings, clock: VolumeClock | N
             notes=descriptor.get("experimenter_notes"),
             lab=settings.lab,
             institution=settings.institution,
-            protocol=(surgery.get("procedure") or {}).get("protocol"),
+            protocol=section(surgery, "procedure").get("protocol"),
             surgery=_text({key: surgery[key] for key in ("procedure", "implants") if surgery.get(key)}),
             pharmacology=_text(surgery.get("drugs")),
             virus=_text(surgery.get("injections")),
@@ -82,8 +82,7 @@ _OF_THE_RIG = (
 
 
 def _subject(sources: Sources, settings: ForgingSettings) -> Subject:
-    found = sources.descriptions["surgery_metadata"].get("subject") or {}
-    weight = sources.descriptions["session_descriptor"].get("mouse_weight_g")
+    found, animal = section(sources.descriptions["surgery_metadata"], "subject"), sources.animal
     words = [f"{key.replace('_', ' ')}: {found[key]}" for key in ("ear_punch", "cage", "status") if found.get(key)]
     return Subject(
         subject_id=sources.paths.animal,
@@ -92,18 +91,11 @@ def _subject(sources: Sources, settings: ForgingSettings) -> Subject:
         description="; ".join([f"Animal {sources.paths.animal} of project {sources.paths.project}", *words]),
         **_given(
             genotype=found.get("genotype"),
-            weight=f"{Decimal(str(weight)) / 1000:f} kg" if weight else None,
-            **_birth(found.get("date_of_birth_us"), session_time(sources.paths.session)),
+            weight=None if animal.weight_kg is None else f"{animal.weight_kg:f} kg",
+            date_of_birth=animal.born,
+            age=animal.age(session_time(sources.paths.session)),
         ),
     )
-
-
-def _birth(born_us: Any, session: datetime) -> dict[str, Any]:
-    """Return date of birth and age in whole days at the session; nothing where the birth is unknown."""
-    if not born_us:
-        return {}
-    born = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(born_us))
-    return {"date_of_birth": born, "age": f"P{(session - born).days}D"}
 
 
 def _given(**values: Any) -> dict[str, Any]:

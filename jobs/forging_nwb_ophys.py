@@ -13,6 +13,7 @@ from pynwb.ophys import Fluorescence, ImageSegmentation, ImagingPlane, OpticalCh
 from jobs.forging_frames import VolumeClock
 from jobs.forging_nwb_behavior import compressed, times
 from jobs.forging_sources import Plane, Sources
+from jobs.forging_subject import entries
 from trackers.forging_settings import ForgingSettings
 from trackers.names import session_time
 
@@ -50,7 +51,7 @@ def imaging_location(sources: Sources, settings: ForgingSettings) -> tuple[str, 
 
     A mouse's place must be named as the Allen atlas does; where nobody did, it is the whole brain.
     """
-    implants = sources.descriptions["surgery_metadata"].get("implants") or []
+    implants = entries(sources.descriptions["surgery_metadata"], "implants")
     targets = [str(i["implant_target"]) for i in implants if i.get("implant_target")]
     words = f"The window was implanted over {' and '.join(targets)}." if targets else ""
     if settings.location:

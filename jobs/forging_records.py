@@ -68,7 +68,9 @@ def verify(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -
         by_people += curated(other) if pipeline is ProcessingPipelines.SUITE2P else []
         other = [name for name in other if name not in by_people]
         missing, changed = missing + gone, changed + other
-        again += [run(pipeline, paths, "--reprocess")] if gone or other else []
+        # a file with other contents may be somebody's work: a run replaces it only where it is told to
+        over = ("--discard-curation",) if other else ()
+        again += [run(pipeline, paths, "--reprocess", *over)] if gone or other else []
     if missing or changed:
         words = [f"{len(missing)} are missing: {some(missing)}"] if missing else []
         words += [f"{len(changed)} have other contents: {some(changed)}"] if changed else []

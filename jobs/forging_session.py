@@ -47,6 +47,8 @@ def forge(sources: Sources, settings: ForgingSettings, folder: Path, created: da
     write_table(table, folder / f"{name}.feather")
     if clock is not None:
         write_table(cells(sources), folder / f"{name}_cells.feather")
+    else:
+        (folder / f"{name}_cells.feather").unlink(missing_ok=True)  # of an earlier time, when there was imaging
     summary = {
         **_row(sources, clock, table),
         "multiday_cells": _multiday_order(sources),

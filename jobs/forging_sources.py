@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from jobs import forging_behavior as behavior
 from jobs.forging_frames import Imaging
 from jobs.forging_multiday import Tracked
+from jobs.forging_subject import Animal, animal
+from jobs.modules import MODULES
 from trackers.errors import SessionDataError, SessionflowError
 from trackers.files import load_yaml
 from trackers.layout import SessionPaths
@@ -108,6 +110,7 @@ class Sources:
         missing: what was looked for and not found.
         notes: what people must know of what was taken, e.g. whose cells these are.
         tracked: its cells across days; None where multi-day processing has not run on it in the dataset.
+        unused: tables of hardware that was not used, as hardware_state.yaml says; they are not missed.
     """
 
     paths: SessionPaths
@@ -119,11 +122,17 @@ class Sources:
     missing: tuple[str, ...]
     notes: tuple[str, ...] = ()
     tracked: Tracked | None = None
+    unused: frozenset[str] = frozenset()
 
     @cached_property
     def start_us(self) -> int:
         """The session's time, to which NWB's times are relative, µs UTC."""
         return round(session_time(self.paths.session).timestamp() * 1e6)
+
+    @cached_property
+    def animal(self) -> Animal:
+        """What the descriptions say of the animal."""
+        return animal(self.descriptions, session_time(self.paths.session))
 
     @property
     def imaging(self) -> Imaging | None:
@@ -166,9 +175,12 @@ def collect(paths: SessionPaths) -> Sources:
             missing.append(f"raw_data/{name}.yaml is not there")
         except SessionflowError as error:
             raise SessionDataError(f"{error} Nothing was written.") from None
-    tables = {}
+    missing += animal(descriptions, session_time(paths.session)).missing
+    tables, unused = {}, _unused(descriptions["hardware_state"])
     for name in expected(TABLES):
         table = _table(results / f"{name}.feather")
+        if table is None and name in unused:
+            continue
         if table is None or table.is_empty():
             missing.append(f"{name} {'is not there' if table is None else 'has no rows'}")
         else:
@@ -177,7 +189,13 @@ def collect(paths: SessionPaths) -> Sources:
     if experiment and not planes:
         missing.append(f"{IMAGING}: suite2p's output is not there")
     cameras = tuple(_cameras(results / "camera_data", missing))
-    return Sources(paths, data, descriptions, tables, planes, cameras, tuple(missing))
+    return Sources(paths, data, descriptions, tables, planes, cameras, tuple(missing), unused=unused)
+
+
+def _unused(state: Mapping[str, Any]) -> frozenset[str]:
+    """Return the tables of hardware that was not used; without a word on the hardware, none."""
+    modules = (module for of_source in MODULES.values() for module in of_source)
+    return frozenset(f"behavior_data/{module.table}" for module in modules if state and not module.used(state))
 
 
 def _table(path: Path) -> pl.DataFrame | None:

@@ -7,7 +7,7 @@ equal those of the lab's extractors (sl-behavior 4.0.0rc1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,11 @@ class Module:
     key: tuple[int, int]
     calibration: tuple[str, ...]
     make: Callable[..., pl.DataFrame]
+
+    def used(self, state: Mapping[str, Any]) -> bool:
+        """Whether a session's hardware_state.yaml says that the module was used."""
+        values = [state.get(key) for key in self.calibration]
+        return None not in values and (self.calibration != (RECORDED_TTL,) or bool(values[0]))
 
 
 MODULES = {  # by the microcontroller's source

@@ -101,7 +101,7 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
         JobFailedError: a file is missing or has other contents, e.g. because a scratch volume was purged.
     """
     missing, changed = [], []
-    again: dict[str, None] = {}  # in order, each once
+    made_of: list[Path] = []
     by_people: list[str] = []
     for record in sorted((paths.tracking_data / "results").glob("*.json")):
         outputs = _outputs(paths, record)
@@ -117,10 +117,11 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
                 changed.append(output["path"])
             else:
                 continue
-            again[_again(paths, record)] = None
+            made_of.append(record)
     if missing or changed:
         words = [f"{len(missing)} are missing: {some(missing)}"] if missing else []
         words += [f"{len(changed)} have other contents: {some(changed)}"] if changed else []
+        again = dict.fromkeys(_again(paths, record, replace=bool(changed)) for record in made_of)
         raise JobFailedError(
             f"Of the files that the results of {paths} were made of, {'; '.join(words)}. Nothing was changed. "
             f"Have them made again: {' && '.join(filter(None, again))}"
@@ -135,10 +136,17 @@ def _differs(output: dict[str, str], processed: dict[str, FileDigest]) -> bool:
     return there and processed[name].xxh3_128.hex() != output.get("xxh3_128")
 
 
-def _again(paths: SessionPaths, record: Path) -> str:
-    """Return the command that makes the results anew that a record is about; empty for a record of no pipeline."""
+def _again(paths: SessionPaths, record: Path, *, replace: bool = False) -> str:
+    """Return the command that makes the results anew that a record is about; empty for a record of no pipeline.
+
+    Args:
+        paths: the session.
+        record: the results' record.
+        replace: also where files have other contents, which may be somebody's work.
+    """
     named = record.stem in ProcessingPipelines.__members__
-    return run(ProcessingPipelines[record.stem], paths, "--reprocess") if named else ""
+    over = ("--discard-curation",) if replace else ()
+    return run(ProcessingPipelines[record.stem], paths, "--reprocess", *over) if named else ""
 
 
 def _outputs(paths: SessionPaths, record: Path) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from jobs.multiday_tracking import sampling
 from jobs.program import Output
+from trackers.curation import curated
 from trackers.errors import SessionDataError
 from trackers.files import atomic_write, make_directory
 from trackers.layout import SessionPaths
@@ -149,11 +150,12 @@ def _check_record(session: SessionPaths) -> None:
         record = json.loads((session.tracking_data / "results" / "SUITE2P.json").read_bytes())
     except FileNotFoundError:
         return
-    for output in record.get("outputs", []):
-        path = session.processed_data.parent / str(output["path"])
-        if path.name == "iscell.npy" or not path.is_relative_to(session.processed_data / FOLDER):
-            continue
-        if not path.is_file() or path.stat().st_size != output["size"]:
+    outputs = {session.processed_data.parent / str(each["path"]): each["size"] for each in record.get("outputs", [])}
+    outputs = {path: size for path, size in outputs.items() if path.is_relative_to(session.processed_data / FOLDER)}
+    other = [str(path) for path, size in outputs.items() if path.is_file() and path.stat().st_size != size]
+    drawn = curated(other)
+    for path in outputs:
+        if not path.is_file() or (str(path) in other and str(path) not in drawn):
             raise SessionDataError(
                 f"{path} is gone, or is not the file that suite2p wrote on {record.get('ended', '?')[:10]}. Nothing "
                 f"was written. Was the volume purged? Run suite2p on {session} again."

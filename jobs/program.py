@@ -181,5 +181,6 @@ def run(main: Callable[[], None]) -> None:
         print(error, file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"{error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
+        what = error.filename or ("A file" if error.strerror else type(error).__name__)
+        print(f"{what}: {error.strerror or error}.", file=sys.stderr)
         sys.exit(1)

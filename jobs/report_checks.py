@@ -68,14 +68,14 @@ class MissingError(Exception):
 
 
 def checks(sources: Sources, movies: list[Movie]) -> list[Check]:
-    """Return the checks that this type of session has, each measured, or unknown with what it lacks."""
+    """Return the checks of what a session recorded, each measured, or unknown with what it lacks."""
     return list(_checks(sources, movies))
 
 
 def _checks(sources: Sources, movies: list[Movie]) -> Iterator[Check]:
     imaging = sources.data.session_type.value == "mesoscope experiment"
     for name, title, of_imaging, measure, threshold, least, unit in _ALL:
-        if of_imaging and not imaging:
+        if (of_imaging and not imaging) or _HARDWARE.get(name) in sources.unused:
             continue
         try:
             found = measure(sources, movies)
@@ -241,6 +241,7 @@ def _movement(sources: Sources, edges: Array) -> tuple[str, Array] | None:
     return None
 
 
+_HARDWARE = {"lick_sensor_stuck": behavior.LICK_STATE.table, "treadmill_slipped": behavior.DISTANCE.table}
 _ALL: tuple[tuple[str, str, bool, Measure, float, bool, str], ...] = (  # the bool before the unit: a least value passes
     ("moved_out_of_plane", "moved out of plane", True, _out_of_plane, LEAST_SIMILARITY, True, "correlation"),
     ("bleached", "bleached", True, _bleached, MOST_LOSS, False, "fraction lost"),

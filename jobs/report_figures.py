@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 
 from jobs import forging_behavior as behavior
 from jobs.forging_sources import Array, Plane, Sources
+from trackers.names import SessionTypes
 
 INK = "#010203"  # becomes the page's colour of text, whichever that is
 ACCENT, SECOND, GOOD = "#2f7ed8", "#e0663b", "#2a9d6f"
@@ -39,13 +40,16 @@ STYLE = {
 
 
 def figures(sources: Sources, across: pl.DataFrame | None) -> Iterator[tuple[str, str, str]]:
-    """Yield title, SVG and caption of each figure that the sources admit; where one is missing, words and no SVG.
+    """Yield title, SVG and caption of each figure that a session of its type has; of one that is missing, words alone.
 
     Args:
         sources: of the session.
         across: multi-day's cells.feather of its animal; None without.
     """
+    imaging = sources.data.session_type is SessionTypes.MESOSCOPE_EXPERIMENT
     for title, draw in _FIGURES.items():
+        if title in _OF_IMAGING and not imaging:
+            continue
         with mpl.rc_context(STYLE):
             made = draw(sources, across)
         if isinstance(made, str):
@@ -167,16 +171,19 @@ def _running(sources: Sources, _across: Any) -> Any:
         seconds = (start - sources.start_us) / 1e6 + np.arange(len(values)) * behavior.SPEED_STEP_US / 1e6
         _line(axis, seconds, values, ACCENT)
         top = max(float(np.nanmax(values)), 1.0)
+        axis.set_ylabel("speed (cm/s)")
+    else:
+        axis.set_yticks([])
     for found, colour, level, name in ((licks, SECOND, 1.1, "licks"), (rewards, GOOD, 1.25, "rewards")):
         if found is not None and len(found[0]):
             axis.vlines((found[0] - sources.start_us) / 1e6, top * level, top * (level + 0.1), colors=colour, lw=0.7)
             axis.text(1.005, top * level, f"{len(found[0])} {name}", color=colour, transform=axis.get_yaxis_transform())
-    axis.set_ylabel("speed (cm/s)")
     axis.set_xlabel("time of the session (s)")
     axis.margins(x=0)
     without = [n for n, f in (("running", speed), ("licks", licks), ("rewards", rewards)) if f is None]
     missing = f" Not there: {', '.join(without)}." if without else ""
-    return figure, f"Running speed, with the beginning of each lick and each reward.{missing}"
+    shown = "The" if speed is None else "Running speed, with the"
+    return figure, f"{shown} beginning of each lick and each reward.{missing}"
 
 
 def _cameras(sources: Sources, _across: Any) -> Any:
@@ -253,3 +260,4 @@ _FIGURES: dict[str, Callable[[Sources, Any], Any]] = {
     "Cameras": _cameras,
     "Cells across days": _matched,
 }
+_OF_IMAGING = ("Cells", "Example traces", "Motion of the image", "Cells across days")

@@ -78,7 +78,10 @@ def _sentence(checks: list[Check], overruled: Mapping[str, Overruling]) -> str:
     failed = [title for title, verdict in final.items() if verdict == FAIL]
     unknown = [title for title, verdict in final.items() if verdict not in (PASS, FAIL)]
     verdict = FAIL if failed else "unknown" if unknown else PASS
-    words = f"Fails: {', '.join(failed)}." if failed else f"Nothing wrong was found in {len(final)} checks."
+    known = len(final) - len(unknown)
+    words = (
+        f"Fails: {', '.join(failed)}." if failed else f"Nothing wrong was found in {known} check{'s' * (known != 1)}."
+    )
     words += f" Not checked: {', '.join(unknown)}." if unknown else ""
     words += " A person has overruled verdicts; see below." if set(overruled) & {c.name for c in checks} else ""
     return f'<p class="word {verdict}">{escape(words)}</p>'

@@ -27,7 +27,8 @@ def tries(results: Path, planes: tuple[Plane, ...]) -> Iterator[tuple[str, str, 
     for path in sorted(found, key=lambda place: (place.stat().st_mtime, place.name)):
         title = f"Try: {path.name}"
         try:
-            tried = {plane.number: plane for plane in planes_in(path)}
+            # a try writes this of a plane without cells as well: without it, it failed
+            tried = {p.number: p for p in planes_in(path) if (path / f"plane{p.number}" / "iscell.npy").exists()}
         except SessionDataError:
             tried = {}
         pairs = [(plane, tried[plane.number]) for plane in planes if plane.number in tried]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from tasks.ssh_config import SshAddress
 from trackers.errors import BadInputError
 from trackers.graph import MANAGER_ID, PYTHON, Graph, Job, Stage
 from trackers.names import ProcessingPipelines
+from trackers.publication import PUBLISH
 from trackers.site import ACCOUNT, INSTALLED
 
 
@@ -36,6 +36,7 @@ _FOLLOWED_BY = (  # options of sbatch that jobs are found and followed by
     *("comment", "job-name", "parsable", "chdir", "output", "error", "open-mode", "kill-on-invalid-dep"),
     *("dependency", "hold", "array", "wait", "wrap", "test-only", "clusters"),
 )
+_PIPELINES = tuple(pipeline.name.lower() for pipeline in ProcessingPipelines)
 _BY_JOB = ("ntasks", "cpus-per-task", "mem", "mem-per-cpu", "mem-per-gpu", "time", "gpus")
 _LETTERS = {
     "J": "job-name",
@@ -104,7 +105,8 @@ class Command(BaseModel):
     words: list[str] = Field(
         min_length=1,
         description="Program and arguments. {job} is the job's name, and {project}, {animal}, {session}, {storage}, "
-        "{working}, {plane}, … what our own program is given; {python} and {manager_id} are filled in on the server.",
+        "{working}, {plane}, … what our own program is given (of several values, like {sessions}, each is a word); "
+        "{python} and {manager_id} are filled in on the server.",
     )
     drives_tracker: bool = Field(default=False, description="It is a program of 5.1.0 that writes the tracker itself.")
 
@@ -114,16 +116,30 @@ class Command(BaseModel):
         Raises:
             BadInputError: a word names what that job is not given.
         """
-        given = {word[2:]: value for word, value in itertools.pairwise(job.command) if word.startswith("--")}
-        known = {**given, "job": job.name, "python": PYTHON, "manager_id": MANAGER_ID}
+        given = _given(job.command)
+        known = {name: " ".join(values) for name, values in given.items()}
+        known |= {"job": job.name, "python": PYTHON, "manager_id": MANAGER_ID}
+        several = {f"{{{name}}}": values for name, values in given.items() if len(values) > 1}
         try:
-            words = tuple(word.format_map(known) for word in self.words)
+            words = tuple(w for word in self.words for w in several.get(word) or (word.format_map(known),))
         except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise BadInputError(
                 f"The server's command for {job.name} cannot be filled in ({error}); known are "
                 f"{', '.join(sorted(known))}. Nothing was submitted. Correct `commands` in its description."
             ) from None
         return replace(job, command=words, drives_tracker=self.drives_tracker)
+
+
+def _given(command: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the values of each option of a command."""
+    given: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in command:
+        if word.startswith("--"):
+            values = given[word[2:]] = []
+        else:
+            values.append(word)
+    return given
 
 
 class Server(BaseModel):
@@ -172,10 +188,9 @@ class Server(BaseModel):
     @field_validator("resources", "commands")
     @classmethod
     def _of_a_pipeline(cls, found: dict[str, Any]) -> dict[str, Any]:
-        pipelines = [pipeline.name.lower() for pipeline in ProcessingPipelines]
         for pattern in found:
-            if not any(_may_mean(pattern, pipeline) for pipeline in pipelines):
-                raise ValueError(f"{pattern} is no pipeline and no job of one; pipelines are {', '.join(pipelines)}")
+            if not any(_may_mean(pattern, pipeline) for pipeline in _PIPELINES):
+                raise ValueError(f"{pattern} is no pipeline and no job of one; pipelines are {', '.join(_PIPELINES)}")
         return found
 
     @property
@@ -211,7 +226,12 @@ class Server(BaseModel):
         environments = {name: environment.model_dump() for name, environment in self.environments.items()}
         site = {"name": self.name, "storage": self.storage, "working": self.working, "scheduler": self.scheduler}
         site["datasets"] = self.datasets
-        return {**site, "environments": environments, "slurm": self.slurm.model_dump()}
+        own = [name for name in _PIPELINES if self.has_own(name)]
+        return {**site, "environments": environments, "slurm": self.slurm.model_dump(), "own_programs": own}
+
+    def has_own(self, pipeline: str) -> bool:
+        """Whether programs of the lab's own carry out a pipeline here, or some of its jobs."""
+        return any(fnmatchcase(pipeline, pattern.partition("/")[0]) for pattern in self.commands)
 
     def server_side(self) -> tuple[str, ...]:
         """Return the command that starts the server side there."""
@@ -237,6 +257,8 @@ class Server(BaseModel):
         for pattern, override in self.resources.items():
             if fnmatchcase(pipeline, pattern) or fnmatchcase(f"{pipeline}/{job.name}", pattern):
                 job = replace(job, resources=replace(job.resources, **override.model_dump(exclude_none=True)))
+        if job.name == PUBLISH:  # it only puts in place what lies beside
+            return job
         for pattern, command in self.commands.items():
             if fnmatchcase(pipeline, pattern) or fnmatchcase(f"{pipeline}/{job.name}", pattern):
                 return command.in_place_of(job)

@@ -32,6 +32,13 @@ _NOT_IN = {
     RUN: (*_ONLY_EXPERIMENTS, "break", "torque", "screen"),
     LICK: (*_ONLY_EXPERIMENTS, "break", "encoder", "screen"),
 }
+_CALIBRATION = {
+    "break": ("minimum_break_strength", "maximum_break_strength"),
+    "encoder": ("cm_per_pulse",),
+    "torque": ("torque_per_adc_unit",),
+    "screen": ("screens_initially_on",),
+    "mesoscope_frame": ("recorded_mesoscope_ttl",),
+}  # in hardware_state.yaml; null where the module was not used
 SURGERY = {
     "subject": {
         "id": 305,
@@ -70,7 +77,9 @@ def plant(
     described = {"session_data": data, "surgery_metadata": SURGERY, "session_descriptor": DESCRIPTOR}
     for name, content in described.items():
         (paths.raw_data / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    shutil.copy(FIXTURE / "raw_data/hardware_state.yaml", paths.raw_data)
+    hardware = yaml.safe_load((FIXTURE / "raw_data/hardware_state.yaml").read_text())
+    unused = dict.fromkeys(key for module in _NOT_IN[kind] for key in _CALIBRATION.get(module, ()))
+    (paths.raw_data / "hardware_state.yaml").write_text(yaml.safe_dump(hardware | unused))
     (paths.raw_data / "telomere.bin").touch()
     shutil.copytree(FIXTURE / "processed_data", paths.processed_data)
     for name in _NOT_IN[kind]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from tasks.servers import Command, Server
-from tests.conftest import SESSION, Side, all_ended
+from tests.conftest import SESSION, Side, all_ended, make_session
 from tests.prefect_server import REPOSITORY
 from trackers.errors import BadInputError
+from trackers.facts import describe
 from trackers.graph import MANAGER_ID, PYTHON, Graph, Job, Stage
 from trackers.names import TrackerFileNames
+from trackers.site import Site
+from trackers.targets import Target
 
 OURS = (PYTHON, "-P", "-m", "jobs.suite2p", "--session", SESSION, "--manager-id", MANAGER_ID, "--plane", "1")
 
@@ -29,6 +33,34 @@ def test_only_the_jobs_that_are_named_get_the_other_command_with_its_words_fille
     plane, combine = replaced("suite2p/plane-*", "ss2p", "{job}", "{session}/p{plane}", "{manager_id}").jobs()
     assert plane.command == ("ss2p", "plane-0", f"{SESSION}/p1", MANAGER_ID)
     assert combine.command == OURS
+
+
+def test_the_job_that_puts_a_result_in_place_stays_ours() -> None:
+    graph = Graph((Stage("publish", (Job("publish", OURS),)),))
+    server = Server(storage_root="/data", commands={"multiday": Command(words=["ss2p"])})
+    assert next(server.with_resources("multiday", graph).jobs()).command == OURS
+
+
+def test_every_session_of_a_dataset_is_a_word_of_the_other_command() -> None:
+    ours = (PYTHON, "-P", "-m", "jobs.forging", "--index", "--sessions", "305/a", "306/b", "--settings", "{}")
+    index = Graph((Stage("index", (Job("index", ours, environment="forging"),)),))
+    command = Command(words=["lab-forge", "--of", "{sessions}", "all: {sessions}", "{settings}"])
+    (job,) = Server(storage_root="/data", commands={"forging": command}).with_resources("forging", index).jobs()
+    assert job.command == ("lab-forge", "--of", "305/a", "306/b", "all: 305/a 306/b", "{}")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hindered"), [("suite2p", ""), ("suite2p/plane-*", ""), ("video", "not installed")]
+)
+def test_a_pipeline_of_the_labs_own_programs_does_not_wait_for_our_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, hindered: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where nothing is installed
+    make_session(tmp_path, kind="mesoscope experiment")
+    server = Server(storage_root=str(tmp_path), commands={pattern: Command(words=["ss2p"])})
+    facts = describe(Target(Site.from_json(server.site()), "Project", "305", SESSION))
+    assert hindered in facts["suite2p_problem"]
+    assert bool(facts["suite2p_problem"]) == bool(hindered)
 
 
 def test_a_word_that_cannot_be_filled_in_is_refused() -> None:

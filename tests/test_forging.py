@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from tests.environments import environment
-from tests.forging_session import EXPERIMENT, LICK, PROJECT, RUN, SESSION, plant, plant_multiday
+from tests.forging_session import EXPERIMENT, LICK, PROJECT, RUN, SESSION, SURGERY, plant, plant_multiday
 from trackers.layout import DatasetPaths, SessionPaths
 from trackers.lock import SessionLock
 
@@ -118,6 +119,53 @@ def test_the_subject_and_the_session_are_those_of_the_descriptions(tmp_path: Pat
     assert {key: read["subject"][key] for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("born", "words"),
+    [
+        (None, "is not there"),
+        ("early in 2025", "is 'early in 2025', which is no time"),
+        (1795689600000000, "is 2026-11-26, after the session"),
+    ],
+)
+def test_a_session_whose_animal_has_no_date_of_birth_is_forged_without_an_age_and_says_so(
+    tmp_path: Path, dataset: DatasetPaths, born: object, words: str
+) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    subject = {**SURGERY["subject"], "date_of_birth_us": born}
+    (paths.raw_data / "surgery_metadata.yaml").write_text(yaml.safe_dump({**SURGERY, "subject": subject}))
+    made = forge(paths, dataset)
+    assert made.returncode == 0, made.stderr
+    read = json.loads(in_environment("-c", READ, str(dataset.directory / f"305/{SESSION}.nwb")).stdout)
+    assert read["subject"]["age"] == "P0D/"  # any: the inspector takes no file without one
+    assert "date_of_birth" not in read["subject"]
+    said = f"the animal's date of birth (subject.date_of_birth_us of surgery_metadata.yaml) {words}: its age is unknown"
+    assert said in json.loads((dataset.directory / f"305/{SESSION}.json").read_text())["missing"]
+    assert said in made.stdout
+
+
+def test_a_session_without_any_description_but_its_type_is_forged_and_lists_them(
+    tmp_path: Path, dataset: DatasetPaths
+) -> None:
+    paths = plant(tmp_path, RUN)
+    locked(paths, dataset)
+    names = ("surgery_metadata", "session_descriptor", "hardware_state")
+    for name in names:
+        (paths.raw_data / f"{name}.yaml").unlink()
+    made = forge(paths, dataset)
+    assert made.returncode == 0, made.stderr
+    missing = json.loads((dataset.directory / f"305/{SESSION}.json").read_text())["missing"]
+    assert {f"raw_data/{name}.yaml is not there" for name in names} <= set(missing)
+
+
+def test_tables_of_hardware_that_was_not_used_are_not_missed(tmp_path: Path, dataset: DatasetPaths) -> None:
+    paths = plant(tmp_path, LICK)
+    locked(paths, dataset)
+    assert forge(paths, dataset).returncode == 0
+    missing = json.loads((dataset.directory / f"305/{SESSION}.json").read_text())["missing"]
+    assert not [words for words in missing if words.startswith("behavior_data/")]
+
+
 def test_forged_twice_all_files_are_the_same_bytes(tmp_path: Path, dataset: DatasetPaths) -> None:
     paths, again = plant(tmp_path), DatasetPaths(tmp_path / "elsewhere", PROJECT, "learning")
     locked(paths, dataset)
@@ -146,6 +194,22 @@ def test_the_index_has_a_row_for_each_session_and_lists_what_is_missing(tmp_path
     assert described["sessions"][0]["missing"] == row["missing"]
 
 
+def test_files_of_a_session_that_is_no_part_of_the_dataset_any_more_are_named_and_stay(
+    tmp_path: Path, dataset: DatasetPaths
+) -> None:
+    paths = plant(tmp_path, LICK)
+    locked(paths, dataset)
+    assert forge(paths, dataset).returncode == 0
+    earlier = dataset.directory / "306/2025-08-27-18-30-15-123456.nwb"
+    earlier.parent.mkdir()
+    earlier.touch()
+    made = forge(paths, dataset, "--index")
+    assert made.returncode == 0, made.stderr
+    assert "no part of the dataset any more, though its folder still holds them: '306/" in made.stdout
+    assert earlier.exists()
+    assert len(pl.read_ipc(dataset.directory / "index.feather")) == 1
+
+
 def test_cells_that_people_curated_are_the_accepted_ones(tmp_path: Path, dataset: DatasetPaths) -> None:
     paths = plant(tmp_path)
     locked(paths, dataset)
@@ -169,6 +233,7 @@ def test_frames_that_do_not_fit_their_pulses_are_refused_and_nothing_is_written(
     made = forge(paths, dataset)
     assert made.returncode == 1
     assert f"{PROJECT}/305/{SESSION}: the mesoscope sent 248 pulses" in made.stderr
+    assert f"sessionflow exclude {paths.storage_directory} --reason" in made.stderr
     assert not (dataset.directory / "305").exists()
     told = forge(paths, dataset, settings={**SETTINGS, "unclear_frames": "from start"})
     assert told.returncode == 0, told.stderr

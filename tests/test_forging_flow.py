@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.environments import environment
-from tests.forging_session import PROJECT, RUN, SESSION, mark_done, plant
+from tests.forging_session import LICK, PROJECT, RUN, SESSION, mark_done, plant
 from tests.prefect_server import PrefectServer
 from tests.test_cli import sessionflow
 from trackers.layout import SessionPaths
@@ -92,6 +92,16 @@ def test_all_sessions_whose_pipelines_are_done_are_forged_once(forge: Forge) -> 
     assert "done already" in said
 
 
+def test_animals_whose_names_look_alike_to_a_scheduler_are_forged_side_by_side(forge: Forge) -> None:
+    alike = ("Ä1", "Ö1", "a 1", "A-1", f"{'long ' * 12}a", f"{'long ' * 12}b")
+    for animal in alike:
+        mark_done(plant(forge.root, LICK, animal), *MADE)
+    code, said = forge("--animals", *alike)
+    assert code == 0, said
+    rows = pl.read_ipc(forge.dataset / "index.feather").select("animal", "session").rows()
+    assert rows == [(animal, SESSION) for animal in sorted(alike)]
+
+
 def test_what_must_be_done_before_is_said_of_every_session(forge: Forge) -> None:
     forge.experiment.tracker(P.SUITE2P).unlink()
     forge.training.tracker(P.BEHAVIOR).unlink()
@@ -118,11 +128,22 @@ def test_a_required_pass_of_quality_control_is_asked_of_every_session(forge: For
     assert SECOND not in said
     code, said = forge("--require-qc")
     assert code == 0, said
-    assert f"left out: 305/{SESSION}: quality control says no: bleached" in said
+    left_out = f"305/{SESSION}: quality control says no: bleached"
+    assert f"left out: {left_out}" in said
+    assert json.loads((forge.dataset / "dataset.json").read_text())["left_out"] == [left_out]
     overruled = {"bleached": {"verdict": "pass", "reason": "only at the end", "by": "ada"}}
     (forge.experiment.tracking_data / "verdicts.json").write_text(json.dumps(overruled))
     code, said = forge(*named)
     assert code == 0, said
+
+
+def test_where_nothing_can_be_forged_the_reason_of_each_session_is_said(forge: Forge) -> None:
+    forge.experiment.tracker(P.SUITE2P).unlink()
+    forge.training.tracker(P.BEHAVIOR).unlink()
+    code, said = forge()
+    assert code == 2
+    assert f"No session of {PROJECT} can be forged: 305/{SESSION}: run suite2p first" in said
+    assert f"305/{SECOND}: run behavior first. Nothing was done." in said
 
 
 def test_without_a_species_nothing_is_done_and_the_file_to_write_is_named(forge: Forge) -> None:

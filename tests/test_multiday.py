@@ -170,6 +170,30 @@ async def test_a_session_without_suite2p_is_refused_by_name_and_nothing_is_made(
     assert not (tmp_path / "datasets").exists()
 
 
+def test_cells_that_people_drew_are_taken_and_traces_that_were_cut_off_are_not(
+    lab: ComputeServer, tmp_path: Path
+) -> None:
+    import json
+
+    from jobs.multiday_planes import plane_folders
+
+    paths = SessionPaths(Volumes(tmp_path, tmp_path), "Project", "305", NAMES[0])
+    plane = planes(tmp_path)[0]
+    plane.mkdir(parents=True)
+    names = ("F.npy", "iscell.npy", "stat.npy")
+    outputs = [{"path": f"processed_data/mesoscope_data/{plane.name}/{name}", "size": 3} for name in names]
+    (paths.tracking_data / "results").mkdir()
+    (paths.tracking_data / "results" / "SUITE2P.json").write_text(
+        json.dumps({"outputs": outputs, "ended": "2026-01-01"})
+    )
+    for name in names:
+        (plane / name).write_bytes(b"more")  # suite2p's window writes them anew for a cell that was drawn
+    assert plane_folders(paths) == [plane]
+    (plane / "stat.npy").write_bytes(b"abc")
+    with pytest.raises(SessionDataError, match=r"F\.npy is gone, or is not the file that suite2p wrote"):
+        plane_folders(paths)
+
+
 def test_output_that_was_purged_is_noticed(lab: ComputeServer, tmp_path: Path) -> None:
     import json
 

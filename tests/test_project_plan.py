@@ -60,6 +60,7 @@ def row(session: str = SESSION, **changes: Any) -> Facts:
         "archived": False,
         "lock": FREE,
         "video_problem": "it has no cameras",
+        "report_problem": "it is not installed",
         "pipelines": pipelines,
         **changes,
     }
@@ -84,6 +85,7 @@ INCOMPLETE = {"complete": False, "completeness": Completeness.INCOMPLETE.value}
         (VERIFIED, {}, ("to run", "preparation behavior")),
         (PREPARED, {}, ("to run", "behavior")),
         (DONE, {}, ("done", "")),
+        ({**DONE, "report_problem": ""}, {}, ("to run", "report")),
         (DONE, {"archive": True}, ("to run", "archiving")),
         ({}, {"archive": True}, ("to run", "checksum preparation behavior archiving")),
         (DONE, {"reprocess": True}, ("to run", "checksum preparation behavior")),
@@ -118,7 +120,7 @@ def test_a_session_is_planned_by_what_it_is_and_what_was_done(
     ],
 )
 def test_a_page_is_planned_with_the_results_that_it_is_to_show(facts: Facts, expected: str) -> None:
-    session = row(**{"video_problem": "", **facts})
+    session = row(**{"video_problem": "", "report_problem": "", **facts})
     for pipeline in session["pipelines"].values():
         pipeline.setdefault("usable", pipeline["status"] == "succeeded")  # as the server side says it
     assert plan(session) == ("to run", expected)

@@ -85,6 +85,14 @@ def test_a_verdict_is_overruled_to_fail_as_well(lab: Lab) -> None:
     assert quality_objection(lab.first) == "quality control says no: bleached, no_cells"
 
 
+def test_a_session_of_which_nothing_could_be_checked_does_not_pass_until_a_person_says_so(lab: Lab) -> None:
+    write_checks(lab.first, camera_stopped="unknown", frames_dropped="unknown")
+    assert quality_objection(lab.first) == "quality control could check nothing of it: see its report"
+    code, said = lab("overrule", NAMED, "camera_stopped", "--reason", "there was none")
+    assert code == 0, said
+    assert quality_objection(lab.first) == ""
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -16,9 +17,10 @@ import polars as pl
 import pytest
 
 from tests.environments import environment
-from tests.forging_session import RUN, VOLUMES, plant
+from tests.forging_session import LICK, RUN, VOLUMES, plant
 from trackers.layout import SessionPaths
 from trackers.lock import SessionLock
+from trackers.quality import quality_objection
 
 SIDE, CELLS = 96, 16
 SECONDS, FRAMES_A_SECOND = 60, 20
@@ -201,6 +203,19 @@ def test_a_session_without_imaging_has_no_checks_of_it(tmp_path: Path) -> None:
     _, checks = report(plant_good(tmp_path, RUN))
     assert set(checks) == {"frames_dropped", "camera_stopped", "lick_sensor_stuck", "treadmill_slipped"}
     assert all(check["verdict"] == "pass" for check in checks.values())
+
+
+def test_a_session_of_behavior_alone_has_a_page_with_the_checks_of_its_hardware(tmp_path: Path) -> None:
+    paths = plant(tmp_path, LICK)  # no treadmill turned, and no camera was on
+    shutil.rmtree(paths.processed_data / "camera_data")
+    SessionLock(paths.lock).acquire(MANAGER)
+    html, checks = report(paths)
+    verdicts = {name: check["verdict"] for name, check in checks.items()}
+    assert verdicts == {"frames_dropped": "unknown", "camera_stopped": "unknown", "lick_sensor_stuck": "pass"}
+    assert "<h2>Running, licks and rewards</h2>" in html
+    assert "<h2>Cells</h2>" not in html
+    assert "Nothing wrong was found in 1 check. Not checked: frames dropped, a camera that stopped." in html
+    assert quality_objection(paths) == ""
 
 
 def test_what_is_missing_is_said_and_not_judged(tmp_path: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.eligibility import done, obstacle
+from flows.eligibility import done, obstacle, quality_objection
 from flows.process_session import skip
 from jobs.report import across_days
 from tests.conftest import SESSION as SIDE_SESSION
 from tests.conftest import Side
 from tests.environments import environment
-from tests.forging_session import PROJECT, SESSION, mark_done
+from tests.forging_session import LICK, PROJECT, SESSION, mark_done, plant
 from tests.prefect_server import PrefectServer
 from tests.test_cli import sessionflow
 from tests.test_report import MANAGER, no_cell, plant_good
@@ -71,8 +72,19 @@ def test_a_page_that_could_not_be_made_after_multi_day_tracking_is_made_by_the_n
 
 
 def test_a_session_of_which_there_is_nothing_to_show_has_no_report() -> None:
-    assert obstacle(P.REPORT, facts()) == "neither suite2p nor video has anything to show yet"
-    assert not obstacle(P.REPORT, facts(SUITE2P=EARLY))
+    assert obstacle(P.REPORT, facts()) == "none of behavior, suite2p and video has succeeded"
+
+
+@pytest.mark.parametrize("shown", ["BEHAVIOR", "SUITE2P", "VIDEO"])
+def test_a_session_with_a_result_of_any_kind_has_a_report(shown: str) -> None:
+    assert not obstacle(P.REPORT, facts(**{shown: EARLY}))
+
+
+def test_quality_control_of_results_that_were_replaced_since_is_no_pass() -> None:
+    passed = {"quality_objection": ""}
+    assert quality_objection(facts(BEHAVIOR=EARLY, REPORT=LATE) | passed) == ""
+    older = facts(BEHAVIOR=LATE, REPORT=EARLY) | passed
+    assert quality_objection(older) == "its quality control is older than its results: run its report again"
 
 
 def test_a_session_is_processed_without_a_page_where_its_environment_is_not_installed() -> None:
@@ -127,3 +139,28 @@ def test_the_page_is_made_by_a_flow_and_shows_what_a_person_overruled(tmp_path: 
     assert "pass (overruled): no cells" in done.stdout
     assert "pass (overruled)" in page.read_text()
     assert "the window was closed" in page.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_session_of_behavior_alone_gets_a_page_by_process_and_is_forged_where_a_pass_is_required(
+    tmp_path: Path, prefect: PrefectServer
+) -> None:
+    paths = plant(tmp_path, LICK)
+    shutil.rmtree(paths.processed_data / "camera_data")
+    mark_done(paths, P.BEHAVIOR)
+    server = tmp_path / "server.yaml"
+    roots = {name: str(tmp_path / name.partition("_")[0]) for name in ("storage_root", "working_root", "datasets_root")}
+    pythons = {name: {"python": str(environment(name))} for name in ("report", "forging")}
+    server.write_text(yaml.safe_dump({**roots, "environments": pythons}))
+    names = ("--project", PROJECT, "--server", str(server))
+    forge = ("forge", "learning", *names, "--species", "Mus musculus", "--require-qc", "--sessions", f"305/{SESSION}")
+
+    refused = sessionflow(*forge, environment=prefect.environment)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "it has no quality control yet: run its report first" in refused.stdout + refused.stderr
+    made = sessionflow("process", *names, "--animal", "305", "--session", SESSION, environment=prefect.environment)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert (paths.processed_data / "report/report.html").exists()
+    forged = sessionflow(*forge, environment=prefect.environment)
+    assert forged.returncode == 0, forged.stdout + forged.stderr

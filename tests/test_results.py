@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import xxhash
 
-from flows.eligibility import done, stale
+from flows.eligibility import done, quality_objection, stale
 from jobs.hashing import digests
 from jobs.moving import check_against_records
 from tests.conftest import SESSION, Side, all_ended, make_session
@@ -20,6 +21,7 @@ from trackers.facts import describe
 from trackers.layout import Volumes
 from trackers.names import ProcessingPipelines as P
 from trackers.site import Site
+from trackers.stale import staleness
 from trackers.targets import Target
 from trackers.tracker import TrackerState
 
@@ -108,6 +110,39 @@ def test_a_dataset_is_stale_when_a_result_it_was_made_of_is_newer(result: Result
     from trackers.facts import pipeline_facts
 
     assert pipeline_facts(dataset, P.FORGING)["stale"] == f"because the result of suite2p of 305/{SESSION} is newer"
+
+
+def test_a_dataset_is_stale_when_people_have_chosen_other_cells_since(result: Result, tmp_path: Path) -> None:
+    dataset = Target(Site(result.target.site.volumes, datasets=tmp_path / "ada"), "Project", dataset="learning")
+    record = {"settings": {"sessions": [f"305/{SESSION}"]}, "opened": "2025-09-01T12:30:00+00:00"}
+    path, cells = dataset.result(P.FORGING), result.plane / "iscell.npy"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+
+    def said() -> str:
+        return staleness(dataset, P.FORGING, None, None)
+
+    cells.touch()  # the same cells
+    assert said() == ""
+    cells.write_bytes(b"mine")
+    assert said() == f"because people have chosen other cells of 305/{SESSION} since"
+    before = datetime(2025, 9, 1, 12, 15, tzinfo=UTC).timestamp()  # after suite2p, and before the dataset
+    os.utime(cells, (before, before))
+    assert said() == ""
+
+
+def test_a_page_shows_the_cells_that_people_chose_since(result: Result) -> None:
+    result.target.tracker(P.REPORT).set_state(TrackerState(complete=True))
+
+    def page() -> dict[str, Any]:
+        facts = describe(result.target)
+        facts["pipelines"]["REPORT"]["ended"] = "2025-09-01T13:00:00+00:00"
+        return {**facts, "quality_objection": ""}
+
+    assert done(P.REPORT, page())
+    (result.plane / "iscell.npy").write_bytes(b"mine")
+    assert not done(P.REPORT, page())
+    assert quality_objection(page()) == "its quality control is older than its results: run its report again"
 
 
 def test_files_that_people_edited_are_found_by_their_contents(result: Result) -> None:

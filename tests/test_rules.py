@@ -258,6 +258,13 @@ PREPARED = {**VERIFIED, "PREPARATION": "succeeded"}
         ("SUITE2P", facts("lick training", **PREPARED), "lick training"),
         ("SUITE2P", facts("mesoscope experiment", **PREPARED), ""),
         ("VIDEO", facts(**PREPARED), ""),
+        ("FORGING", facts(**PREPARED, VIDEO="succeeded"), "run behavior first"),
+        ("FORGING", facts(**PREPARED, BEHAVIOR="succeeded") | {"cameras": []}, ""),
+        (
+            "FORGING",
+            facts(**PREPARED, BEHAVIOR="succeeded") | {"video_problem": "no file is a movie."},
+            "run video first; video cannot run yet: no file is a movie",
+        ),
         ("ARCHIVING", facts(**VERIFIED), "not prepared"),
         ("ARCHIVING", facts(**PREPARED), ""),
         ("ARCHIVING", {**facts(**PREPARED, ARCHIVING="running"), "prepared": False, "archived": True}, ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trackers.environments import lacking
+from trackers.environments import hindering
 from trackers.layout import SessionPaths
 from trackers.site import Site
 
@@ -23,7 +23,7 @@ def video_facts(site: Site, paths: SessionPaths) -> dict[str, Any]:
 
     A single movie that is broken is left to its job, so that the others are processed.
     """
-    lack = lacking(site, "video")
+    lack = hindering(site, "video")
     try:
         movies = camera_movies(paths.source_data) or camera_movies(paths.raw_data)
         broken = [path for path in movies.values() if not _is_mp4(path)]

@@ -10,11 +10,10 @@ from typing import Any
 from trackers.names import ProcessingPipelines
 from trackers.publication import stands
 from trackers.results import file_digest
-from trackers.stale import record_of
+from trackers.stale import CELLS, record_of
 from trackers.targets import Target
 
-_ALWAYS_READ = frozenset({"iscell.npy", "stat.npy"})  # small, and what people change; a copy may keep its old time
-_CELLS = "iscell.npy"
+_ALWAYS_READ = frozenset({CELLS, "stat.npy"})  # small, and what people change; a copy may keep its old time
 _OUTLINES = "stat.npy"
 _DRAWN = frozenset({_OUTLINES, "F.npy", "Fneu.npy", "spks.npy"})  # suite2p writes these anew for a cell that was drawn
 _FOLDER = "processed_data/"
@@ -29,7 +28,7 @@ def curated(changed: Collection[str]) -> list[str]:
     return sorted(
         name
         for name in changed
-        if (path := PurePosixPath(name)).name == _CELLS or (path.name in _DRAWN and path.parent in drawn)
+        if (path := PurePosixPath(name)).name == CELLS or (path.name in _DRAWN and path.parent in drawn)
     )
 
 

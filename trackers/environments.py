@@ -167,6 +167,14 @@ def lacking(site: Site, name: str) -> Lack | None:
     )
 
 
+def hindering(site: Site, pipeline: str) -> Lack | None:
+    """Return what is wrong with the environment of a pipeline's name, before its jobs are known; None where nothing is.
+
+    Whether a lab's own programs need it shows when they are submitted; see `require`.
+    """
+    return None if pipeline in site.own_programs else lacking(site, pipeline)
+
+
 def missing(site: Site) -> list[str]:
     """Return the payloads whose environment is neither installed nor described here."""
     return [n for n in PAYLOADS if n not in site.environments and not installed_python(n) and not _own(n)]

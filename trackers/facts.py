@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trackers.cameras import video_facts
-from trackers.environments import lacking
+from trackers.environments import hindering
 from trackers.errors import BadInputError, FileSystemError, SessionflowError, TrackerCorruptError
 from trackers.exclusions import exclusion_words, include_command
 from trackers.known_settings import OF_SESSIONS, chosen, session_settings
@@ -22,7 +22,7 @@ from trackers.quality import quality_objection
 from trackers.results import own_version, raw_data_checksum
 from trackers.session import Completeness, completeness, load_session
 from trackers.site import Site
-from trackers.stale import record_of, staleness, tracked
+from trackers.stale import cells_chosen, record_of, staleness, tracked
 from trackers.states import JobState
 from trackers.submission import Submission
 from trackers.targets import SESSION_PIPELINES, Target
@@ -88,13 +88,20 @@ def _settings(paths: SessionPaths, pipeline: ProcessingPipelines) -> dict[str, A
 
 
 def _imaging(target: Target) -> dict[str, Any]:
-    """Return what suite2p must know: how many planes there are, or in words why that cannot be said; what it lacks."""
-    return {**_recording(target.paths), "suite2p_problem": _lack(target.site, "suite2p")}
+    """Return what suite2p must know: how many planes there are, or why that cannot be said; what it lacks.
+
+    `cells_chosen` is when people last changed which of its result are cells.
+    """
+    return {
+        **_recording(target.paths),
+        "suite2p_problem": _lack(target.site, "suite2p"),
+        "cells_chosen": cells_chosen(target),
+    }
 
 
-def _lack(site: Site, environment: str) -> str:
-    """Say that a pipeline's environment is not there, and what to do; empty where it is."""
-    lack = lacking(site, environment)
+def _lack(site: Site, pipeline: str) -> str:
+    """Say that a pipeline's environment is not there, and what to do; empty where it is, or need not be."""
+    lack = hindering(site, pipeline)
     return f"{lack.problem} ({lack.remedy})" if lack else ""
 
 

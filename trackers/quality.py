@@ -46,7 +46,7 @@ def quality_objection(paths: SessionPaths) -> str:
     """Say why a session does not pass quality control; empty where it does.
 
     A person's verdict on a check counts before the report's own. A session without a report does not pass; a check
-    whose source is missing is no objection.
+    whose source is missing is no objection, unless that is so of all of them.
     """
     try:
         found = quality(paths)
@@ -54,8 +54,10 @@ def quality_objection(paths: SessionPaths) -> str:
         return str(error)
     if found is None:
         return "it has no quality control yet: run its report first"
-    failed = sorted(check["name"] for check in found if check["verdict"] == FAIL)
-    return f"quality control says no: {', '.join(failed)}" if failed else ""
+    if failed := sorted(check["name"] for check in found if check["verdict"] == FAIL):
+        return f"quality control says no: {', '.join(failed)}"
+    passed = any(check["verdict"] == PASS for check in found)
+    return "" if passed else "quality control could check nothing of it: see its report"
 
 
 def quality(paths: SessionPaths) -> list[dict[str, Any]] | None:

@@ -62,6 +62,7 @@ class Site:
     Attributes:
         name: what the manager calls it; empty for its own computer.
         datasets: the folder that holds this account's datasets, by project: WORKING/USER.
+        own_programs: names of the pipelines that programs of the lab's own carry out, or some of their jobs.
     """
 
     volumes: Volumes
@@ -70,6 +71,7 @@ class Site:
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     name: str = ""
     datasets: Path = Path()
+    own_programs: frozenset[str] = frozenset()
 
     @property
     def state_directory(self) -> Path:
@@ -129,7 +131,8 @@ class Site:
         except (TypeError, ValueError) as error:
             raise BadInputError(f"This describes no server: {error}. Nothing was done.") from None
         name = str(data.get("name") or "")
-        return cls(Volumes(storage, working), scheduler, environments, options, name, datasets)
+        own_programs = frozenset(map(str, data.get("own_programs") or ()))
+        return cls(Volumes(storage, working), scheduler, environments, options, name, datasets, own_programs)
 
 
 def installed_root() -> Path:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trackers.graph import PYTHON
 from trackers.known_settings import KNOWN
 from trackers.names import ProcessingPipelines
-from trackers.results import raw_data_checksum
+from trackers.results import file_digest, raw_data_checksum
 from trackers.site import Site
 from trackers.submission import Submission
 from trackers.targets import Target
@@ -33,6 +35,8 @@ _SOURCES = {  # of the pipelines that work on datasets: what they take from each
         ProcessingPipelines.VIDEO,
     ),
 }
+CELLS = "iscell.npy"  # of a plane of suite2p: what people change
+_FOLDER = "processed_data/"
 _NO_LIBRARY = ("python",)  # the server side's own, which makes no result
 
 
@@ -52,6 +56,24 @@ def tracked(session: Target) -> str:
     datasets = (Target(session.site, project, animal, dataset=folder.parts[-3]) for folder in folders)
     records = (record_of(dataset, ProcessingPipelines.MULTIDAY) for dataset in datasets)
     return max((str(record.get("ended", "")) for record in records if record), default="")
+
+
+def cells_chosen(session: Target) -> str:
+    """Return when people last chose other cells than suite2p had, UTC, ISO 8601; empty where its result is as it was.
+
+    By the times of `iscell.npy`: one that was put back with the time of an older copy is not noticed.
+    """
+    record = record_of(session, ProcessingPipelines.SUITE2P) or {}
+    results = session.paths.processed_data if session.paths.processed_data.is_dir() else session.paths.archived_data
+    found = [""]
+    for output in record.get("outputs", []):
+        path = results / str(output["path"]).removeprefix(_FOLDER)
+        if path.name == CELLS:
+            with contextlib.suppress(OSError):
+                changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
+                if changed > str(record.get("ended")) and file_digest(path) != output.get("xxh3_128"):
+                    found.append(changed)
+    return max(found)
 
 
 def staleness(
@@ -101,10 +123,13 @@ def _sources(target: Target, pipeline: ProcessingPipelines, record: dict[str, An
     """Compare when a dataset's sources were made with when it was begun; both times are UTC in ISO 8601."""
     for name in (record.get("settings") or {}).get("sessions") or ():
         animal, _, session = str(name).partition("/")
+        taken = Target(target.site, target.project, animal, session)
         for source in _SOURCES.get(pipeline, ()):
-            made = record_of(Target(target.site, target.project, animal, session), source)
+            made = record_of(taken, source)
             if made and str(made.get("ended")) > str(record.get("opened")):
                 yield f"the result of {source.name.lower()} of {name} is newer"
+        if cells_chosen(taken) > str(record.get("opened")):
+            yield f"people have chosen other cells of {name} since"
 
 
 def _versions(site: Site, submission: Submission, record: dict[str, Any]) -> Iterator[str]:
