@@ -26,7 +26,7 @@ from tasks.compute_server import ComputeServer
 from tasks.interruption import Interruption, interruptible
 from tasks.lease import holder
 from tasks.outcome import in_sentences, result_of
-from tasks.prefect_api import reach_prefect, while_prefect_answers
+from tasks.prefect_api import once_created, reach_prefect, while_prefect_answers
 from tasks.reports import PipelineReport, ProjectReport, SessionReport, SweepReport
 from trackers.errors import BadInputError
 from trackers.lock import Holder
@@ -87,7 +87,8 @@ class ReportingFlow(ServerFlow[P, Coroutine[Any, Any, R]]):
             async with reaching(server if isinstance(server, ComputeServer) else None):
                 await reach_prefect()
                 with SyncClientContext.get_or_create(), tagged(given):
-                    return await Flow.__call__(self, *args, return_state=True, **kwargs)
+                    run: Any = functools.partial(Flow.__call__, self, *args, return_state=True, **kwargs)
+                    return await once_created(run)
         finally:
             turn.give()
             turn_of_this_run.reset(token)

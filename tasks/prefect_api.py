@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from trackers.errors import PrefectError
 
+CREATIONS = 3  # of a flow run, each with all the tries of Prefect's client
 R = TypeVar("R")
 _guards: list[subprocess.Popen[bytes]] = []
 _reached: set[str | None] = set()  # the servers that have answered in this process
@@ -49,6 +50,21 @@ async def reach_prefect() -> None:
             remedy = "Check PREFECT_API_URL (without it, a temporary server is started) and PREFECT_API_AUTH_STRING."
         raise PrefectError(f"{what} cannot be used: {_first_line(error)}. Nothing was done. {remedy}") from error
     _reached.add(named)
+
+
+async def once_created(run: Callable[[], Awaitable[R]]) -> R:
+    """Run a flow, anew where Prefect's client has given up to have the run created: nothing of it has begun then.
+
+    SQLite that is written to by others refuses every third creation, and of a thousand runs some as often as is tried.
+    """
+    for _ in range(CREATIONS - 1):
+        try:
+            return await run()
+        except httpx.HTTPStatusError as error:
+            sent = error.request.method, error.request.url.path.rstrip("/").rpartition("/")[2]
+            if error.response.status_code != httpx.codes.SERVICE_UNAVAILABLE or sent != ("POST", "flow_runs"):
+                raise
+    return await run()
 
 
 async def while_prefect_answers(work: Awaitable[R]) -> R:

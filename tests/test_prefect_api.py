@@ -11,7 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -105,6 +108,50 @@ def test_without_prefect_nothing_is_done_and_one_sentence_says_it(tmp_path: Path
     assert "Nothing was done" in refused.stderr
     assert "PREFECT_API_URL" in refused.stderr
     assert not (session / "tracking_data").exists()
+
+
+def test_a_run_is_created_though_prefect_refused_it_as_often_as_its_client_tries(
+    tmp_path: Path, prefect: PrefectServer
+) -> None:
+    make_session(tmp_path / "storage")
+    refused: list[str] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        """Prefect's server, in whose place SQLite twice says that it is locked."""
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            if self.path == "/api/flow_runs/" and len(refused) < 2:
+                refused.append(self.path)
+                self._answer(503, b"{}")
+                return
+            asked = Request(f"http://127.0.0.1:{prefect.port}{self.path}", body or None, method=self.command)
+            asked.add_header("Content-Type", "application/json")
+            try:
+                with urlopen(asked) as answer:
+                    self._answer(answer.status, answer.read())
+            except HTTPError as error:
+                self._answer(error.code, error.read())
+
+        def _answer(self, code: int, content: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_words: object) -> None:
+            pass
+
+        do_GET = do_PATCH = do_POST  # noqa: N815
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
+        threading.Thread(target=busy.serve_forever, daemon=True).start()
+        api = f"http://127.0.0.1:{busy.server_port}/api"
+        changes = {**prefect.environment, "PREFECT_API_URL": api, "PREFECT_CLIENT_MAX_RETRIES": "0"}
+        done = checksum(tmp_path, changes)
+        busy.shutdown()
+    assert len(refused) == 2
+    assert "ax_checksum.txt is missing" in done.stdout, done.stderr  # the job's own word: it ran
 
 
 @pytest.mark.slow
