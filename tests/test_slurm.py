@@ -101,6 +101,14 @@ def test_a_job_that_was_cancelled_by_hand_stays_cancelled(slurm: SlurmSide, tmp_
     assert slurm.finish(view)["status"] == "failed"
 
 
+def test_a_job_that_was_cancelled_by_hand_while_it_waited_says_so(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("first", "sleep 2")], [bash("later", "true")])
+    slurm.cluster.command("scancel", by_name(view)["later"]["id"])
+    view = slurm.wait(view, all_over)
+    assert by_name(view)["later"]["reason"] == "cancelled in Slurm while it waited (Dependency)"
+    assert slurm.finish(view)["status"] == "failed"
+
+
 def test_a_graph_that_slurm_refuses_fails_with_its_words_and_leaves_nothing_behind(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from trackers.slurm_text import (
     is_hopeless,
     says_out_of_memory,
 )
-from trackers.states import JobState, Sighting, exit_words
+from trackers.states import NEVER_SATISFIED, JobState, Sighting, exit_words
 from trackers.submission import Attempt, AttemptFiles, Submission, SubmissionFolder, Usage
 
 HANDOVER_LOCK = "handover.lock"  # held while a process gives a submission's jobs to Slurm
@@ -199,7 +199,8 @@ def _seen(row: QueuedJob, files: AttemptFiles, resources: Resources) -> Sighting
     if state.ended and state is not JobState.COMPLETED:
         never_began = files.revoke(row.restarts)
         if state is JobState.CANCELLED:
-            reason = row.reason if row.reason else "cancelled in Slurm"
+            waited = f" while it waited ({row.reason})" if row.reason else ""  # Slurm keeps the word for its waiting
+            reason = NEVER_SATISFIED if row.reason == NEVER_SATISFIED else f"cancelled in Slurm{waited}"
         elif says_out_of_memory(files.scheduler_words()) or (row.memory_gb or 0) >= NEARLY_ALL * resources.memory_gb:
             state, reason = (
                 JobState.OUT_OF_MEMORY,
