@@ -224,7 +224,10 @@ def _left(snapshot: Snapshot, folder: SubmissionFolder, submission: Submission) 
         if snapshot.error and not attempt.state.ended and (number := known_id(files, attempt, [])):
             live.append(number)
         owner = files.owner()
-        if owner is not None and not attempt.state.ended and not files.exit_record(owner[0]).exists():
+        newest = max((row.restarts for row in rows), default=0)  # what a lost node left was requeued, and writes no end
+        if owner is None or owner[0] < newest or attempt.state.ended:
+            continue
+        if not files.exit_record(owner[0]).exists():
             silent.append(job)
     return live, silent
 
