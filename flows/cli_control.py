@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import shlex
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -84,7 +85,11 @@ def cancel(arguments: argparse.Namespace) -> int:
         print(f"Ended: {', '.join(outcome['ended'])}.")
     if outcome["left"]:
         print(f"Processes are left of: {', '.join(outcome['left'])}. Look for them on the server.")
-    return 1 if outcome["left"] else 0
+        return 1
+    if ask(server, "lock_show", **target)["manager_id"] != NOBODY:
+        remedy = f"sessionflow sweep {shlex.quote(target['project'])} --repair"
+        print(f"The lock is left to its manager, which gives it back at its end. If that manager is gone: {remedy}")
+    return 0
 
 
 def _lock_sentence(target: dict[str, str], found: dict[str, Any]) -> str:

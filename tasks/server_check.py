@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from tasks.server_ask import ask_once
@@ -172,17 +173,21 @@ async def _logged_in(server: Server, hop: Hop) -> AsyncIterator[Finding]:
         yield Finding("login", "failure", str(error), "Log in once: sessionflow server login {name}")
     except SessionflowError as error:
         yield known
-        key = f" -i {shlex.quote(server.key_file)}.pub" if server.key_file else ""
-        copy = f"ssh-copy-id{key} -p {hop.port} {hop.user}@{hop.host}"
-        yield Finding(
-            *("login", "failure", str(error)),
-            f"Put a key of this computer there: {copy}; for one-time passwords set `interactive_login: true`, then: "
-            "sessionflow server login {name}",
-        )
+        yield Finding("login", "failure", str(error), _login_remedy(server, hop))
     else:
         yield known
         yield Finding("login", "ok", f"as {hop.user}")
         await connection.close()
+
+
+def _login_remedy(server: Server, hop: Hop) -> str:
+    if server.key_file and not Path(server.key_file).expanduser().exists():
+        return "Correct `key_file` in the description, or make that key with ssh-keygen and put its .pub there."
+    key = f" -i {shlex.quote(f'{server.key_file}.pub')}" if server.key_file else ""
+    return (
+        f"Put a key of this computer there: ssh-copy-id{key} -p {hop.port} {hop.user}@{hop.host}; for one-time "
+        "passwords set `interactive_login: true`, then: sessionflow server login {name}"
+    )
 
 
 async def _python(server: Server) -> Finding:

@@ -56,6 +56,7 @@ class Hop:
     Attributes:
         known_as: its name in known_hosts files: `host`, `[host]:port` where the port is not 22, or HostKeyAlias.
         key_files: private keys in the order to try, whether or not they are there.
+        named_keys: somebody has named them; else they are the usual ones.
         certificate_files: certificates that are not beside their key.
         only_these_keys: no other keys of the agent are offered.
         proxy_command: a program whose input and output are the connection; "" for TCP.
@@ -66,6 +67,7 @@ class Hop:
     user: str
     known_as: str
     key_files: tuple[Path, ...]
+    named_keys: bool
     certificate_files: tuple[Path, ...]
     only_these_keys: bool
     known_hosts_files: tuple[Path, ...]
@@ -129,6 +131,7 @@ def _hop(options: dict[str, Any], address: SshAddress, *, alone: bool) -> Hop:
         user=user,
         known_as=options.get("hostkeyalias") or in_known_hosts,
         key_files=tuple(_path(file) for file in given) or tuple(home / name for name in DEFAULT_KEYS),
+        named_keys=bool(given),
         certificate_files=tuple(_path(file) for file in certificates),
         only_these_keys=options.get("identitiesonly", "no").lower() == "yes",
         known_hosts_files=_known_hosts_files(options, address),

@@ -92,6 +92,8 @@ def _filled(hop: Hop, held: list[WillingKey]) -> Wallet:
     for file in hop.key_files:
         key = _key(file, held, filled)
         if key is None:
+            if hop.named_keys and not file.exists():
+                filled.notes.append(f"{file} was not tried: it is not there")
             continue
         beside = file.with_name(f"{file.name}-cert.pub")
         for certificate in (beside, *hop.certificate_files):

@@ -342,7 +342,9 @@ def test_people_see_cancel_and_free_a_dataset_by_its_name(root: Path, capsys: py
     assert f"held for the dataset {name}, whose jobs are ended with: sessionflow cancel {name}" in words
     code, words = command(root, capsys, "lock", "release", name, "--yes")
     assert (code, "jobs that still run or wait" in words) == (3, True)
-    assert "Ended: multiday/0001" in command(root, capsys, "cancel", name, "--yes")[1]
+    words = command(root, capsys, "cancel", name, "--yes")[1]
+    assert "Ended: multiday/0001" in words
+    assert "If that manager is gone: sessionflow sweep Project --repair" in words
     for target in (name, f"Project/305/{NAMES[0]}", session, f"Project/305/{NAMES[2]}"):
         assert "Released" in command(root, capsys, "lock", "release", target, "--yes")[1]
     assert command(root, capsys, "lock", "show", "Project/learnign/305")[0] == 2

@@ -165,6 +165,12 @@ def test_the_way_ends_where_it_ends_and_the_rest_is_skipped(
     assert remedies.get(fault, "`environments: core`") in done.stdout
 
 
+def test_a_key_file_that_is_not_there_is_to_be_corrected(own_sshd: Callable[..., Sshd], tmp_path: Path) -> None:
+    done = checked(described(own_sshd(), tmp_path, key_file=str(tmp_path / "mine")), HOME=str(tmp_path))
+    assert results(done)["login"] == "failure", done.stdout
+    assert "Correct `key_file` in the description" in done.stdout
+
+
 def test_a_site_with_one_time_passwords_says_that_somebody_has_to_log_in(
     own_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:

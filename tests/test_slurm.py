@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -98,6 +100,14 @@ def test_a_job_that_was_cancelled_by_hand_stays_cancelled(slurm: SlurmSide, tmp_
     view = slurm.wait(view, all_over)
     assert states(view)["long"] == "CANCELLED"
     assert by_name(view)["later"]["blocked"]
+    assert slurm.finish(view)["status"] == "failed"
+
+
+def test_a_job_that_was_cancelled_by_hand_while_it_waited_says_so(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("first", "sleep 2")], [bash("later", "true")])
+    slurm.cluster.command("scancel", by_name(view)["later"]["id"])
+    view = slurm.wait(view, all_over)
+    assert by_name(view)["later"]["reason"] == "cancelled in Slurm while it waited (Dependency)"
     assert slurm.finish(view)["status"] == "failed"
 
 
@@ -280,6 +290,21 @@ def test_a_requeued_job_that_has_not_begun_again_is_cancelled_as_any_other(slurm
     slurm.wait(view, lambda v: states(v)["a"] == "PENDING")
     assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
     assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
+
+
+def test_a_job_that_was_requeued_since_its_node_lost_power_is_cancelled_at_once(slurm: SlurmSide) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 60")], [bash("b", "true")])
+    view = slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    number = by_name(view)["a"]["id"]
+    node = slurm.cluster.job(number)["NodeList"]
+    slurm.cluster.slurmds[node].kill()
+    slurm.cluster.set_node(node, "DOWN")
+    for pid in slurm.cluster.processes(number):
+        os.kill(pid, signal.SIGKILL)
+    slurm.wait(view, lambda v: states(v)["a"] == "PENDING")
+    began = time.monotonic()
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert time.monotonic() - began < 10
 
 
 def test_the_cancel_of_a_job_that_wrote_no_end_is_over_once_that_could_have_come(

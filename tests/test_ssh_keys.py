@@ -145,7 +145,7 @@ async def test_a_server_with_several_keys_shows_the_one_that_is_known(own_sshd: 
         assert await lets_in(address(server, name=kind))
 
 
-HOP = Hop("cluster.example.org", 22, "me", "cluster.example.org", (), (), False, (), "")
+HOP = Hop("cluster.example.org", 22, "me", "cluster.example.org", (), False, (), False, (), "")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,11 @@ async def test_a_key_that_is_refused_is_named(server: Sshd, home: Path) -> None:
     with pytest.raises(AuthenticationError, match=rf"root@127\.0\.0\.1:{server.port} .*offered: key {key}") as refused:
         await connect(address(server, key_file=str(key)))
     assert not isinstance(refused.value, LoginNeededError)
+
+
+async def test_a_named_key_that_is_not_there_is_said(server: Sshd, home: Path) -> None:
+    with pytest.raises(AuthenticationError, match=f"{home}/mine was not tried: it is not there"):
+        await connect(address(server, key_file=str(home / "mine")))
 
 
 async def test_an_encrypted_key_wants_an_agent(

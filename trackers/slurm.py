@@ -21,7 +21,7 @@ from trackers.slurm_text import (
     is_hopeless,
     says_out_of_memory,
 )
-from trackers.states import JobState, Sighting, exit_words
+from trackers.states import NEVER_SATISFIED, JobState, Sighting, exit_words
 from trackers.submission import Attempt, AttemptFiles, Submission, SubmissionFolder, Usage
 
 HANDOVER_LOCK = "handover.lock"  # held while a process gives a submission's jobs to Slurm
@@ -199,7 +199,8 @@ def _seen(row: QueuedJob, files: AttemptFiles, resources: Resources) -> Sighting
     if state.ended and state is not JobState.COMPLETED:
         never_began = files.revoke(row.restarts)
         if state is JobState.CANCELLED:
-            reason = row.reason if row.reason else "cancelled in Slurm"
+            waited = f" while it waited ({row.reason})" if row.reason else ""  # Slurm keeps the word for its waiting
+            reason = NEVER_SATISFIED if row.reason == NEVER_SATISFIED else f"cancelled in Slurm{waited}"
         elif says_out_of_memory(files.scheduler_words()) or (row.memory_gb or 0) >= NEARLY_ALL * resources.memory_gb:
             state, reason = (
                 JobState.OUT_OF_MEMORY,
@@ -223,7 +224,10 @@ def _left(snapshot: Snapshot, folder: SubmissionFolder, submission: Submission) 
         if snapshot.error and not attempt.state.ended and (number := known_id(files, attempt, [])):
             live.append(number)
         owner = files.owner()
-        if owner is not None and not attempt.state.ended and not files.exit_record(owner[0]).exists():
+        newest = max((row.restarts for row in rows), default=0)  # what a lost node left was requeued, and writes no end
+        if owner is None or owner[0] < newest or attempt.state.ended:
+            continue
+        if not files.exit_record(owner[0]).exists():
             silent.append(job)
     return live, silent
 
