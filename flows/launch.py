@@ -768,7 +768,8 @@ def _standing(server: Server, run_id: str) -> Outcome:
     run = server.ask("GET", f"/flow_runs/{quote(run_id, safe='')}")
     query = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}, "limit": 100}
     parts = server.ask("POST", "/flow_runs/filter", query, list)
-    labels = [str((each.get("labels") or {}).get(CHECKSUM_LABEL) or "") for each in (run, *parts)]
+    own = [part for part in parts if _session_of(part) == _session_of(run)]  # not a project's: one speaks for no other
+    labels = [str((each.get("labels") or {}).get(CHECKSUM_LABEL) or "") for each in (run, *own)]
     newest = max(labels, key=lambda label: label.rpartition(" ")[2])  # it ends with its time
     found = _facts(run, _url(server, run_id))
     message = (run.get("state") or {}).get("message") or ""
@@ -779,6 +780,11 @@ def _standing(server: Server, run_id: str) -> Outcome:
         # what was not verified by an earlier try of a run that goes on may be by this one
         verified=newest.startswith("verified") if newest and (found.ended or newest.startswith("verified")) else None,
     )
+
+
+def _session_of(run: Json) -> List[Any]:
+    has = run.get("parameters") or {}
+    return [_plain(has.get(name)) for name in ("project", "animal", "session")]
 
 
 def _facts(run: Json, url: str, words: str = "", new: bool = False) -> Outcome:
