@@ -528,6 +528,10 @@ def _sent(attempt: _Attempt, request: Json, write: Callable[[Json], None] = lamb
     request["api"] = request["api"] or server.address.api
     deployment = _deployment(server, request["deployment"])
     wanted = {**(deployment.get("parameters") or {}), **request["parameters"]}
+    takes = _takes(deployment)
+    if takes and (unknown := [name for name in request["parameters"] if name not in takes]):
+        # Prefect would start the run, which would crash without a word
+        raise RefusedError(f"{request['deployment']} takes no {', '.join(unknown)}; it takes {', '.join(takes)}")
     key, sent_before = request["key"], bool(request["key"])
     if not sent_before:
         earlier = _tagged_runs(server, deployment, wanted)

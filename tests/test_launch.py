@@ -160,6 +160,13 @@ def test_what_the_server_refuses_is_reported_and_not_kept(lab: Lab) -> None:
     assert Spool().waiting() == []
 
 
+def test_an_option_that_the_flow_does_not_have_starts_nothing_and_is_named(lab: Lab) -> None:
+    session = a_session()
+    found = launch("process-session", **names(session), repocess=True)
+    assert "takes no repocess; it takes project, animal," in found.words
+    assert (found.run_id, found.kept, lab.of_session(session)) == ("", "", [])
+
+
 def test_a_wrong_login_keeps_the_request_until_the_right_one_is_there() -> None:
     session = a_session()
     kept = launch("process-session", **names(session), auth="lab:wrong")
