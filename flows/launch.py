@@ -123,9 +123,10 @@ def launch(
         spool: The folder for requests that could not be sent; left out: one of this account.
         parameters: What else the flow takes.
     """
-    place, until = (api, auth, ca, rig), time.monotonic() + wait * 60
+    place, began = (api, auth, ca, rig), time.monotonic()
     named = {"project": project, "animal": animal, "session": session}
     try:
+        until = began + wait * 60
         request = {
             "version": 1,
             "deployment": _full(deployment),
@@ -680,8 +681,8 @@ def _url(server: Server, run_id: str) -> str:
 
 
 def _flush(place: Place, spool: str, seconds: float) -> List[Tuple[str, Outcome]]:
-    attempt = _Attempt(place, seconds)
     try:
+        attempt = _Attempt(place, seconds)
         attempt.start(lambda: list(_flushed(attempt, Spool(spool))))
         return list(attempt.result(seconds + 1))
     except Exception as error:
@@ -759,8 +760,8 @@ def _waited(found: Outcome, request: Json, place: Place, spool: str, until: floa
 
 
 def _asked(known: Outcome, place: Place, ask: Callable[[Server], Outcome], seconds: float) -> Outcome:
-    attempt = _Attempt(place, seconds * 0.75)
     try:
+        attempt = _Attempt(place, seconds * 0.75)
         found: Outcome = attempt.start(lambda: ask(attempt.server)).result(seconds * 0.9)
     except Exception as error:  # what the server has said before of the run still holds
         return dataclasses.replace(known, words=f"How the run stands could not be asked: {error}.")
