@@ -876,14 +876,25 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def _value(text: str) -> Any:
+    """Read a word of the command line: JSON, else a text."""
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text
+
+
 def main(words: List[str]) -> int:
     """`python launch.py DEPLOYMENT project=P animal=A session=S …`; without words: send what is kept."""
     if not words:
         found = flush()
         print("\n".join(each.words for each in found) or "Nothing is kept.")
         return 1 if any(not each.run_id for each in found) else 0
-    named: Dict[str, Any] = dict(word.split("=", 1) for word in words[1:])
-    done = launch(words[0], wait=float(named.pop("wait", 0)), **named)
+    pairs = [word.partition("=") for word in words[1:]]
+    named: Dict[str, Any] = {name: value if name in TAGGED else _value(value) for name, _, value in pairs}
+    if not all(name.isidentifier() and equals for name, equals, _ in pairs) or "deployment" in named:
+        print(f"Nothing was started. {main.__doc__}")
+        return 1
+    done = launch(words[0], **named)
     print(done.words)
     return 0 if done.run_id else 1
 

@@ -265,6 +265,11 @@ def test_the_file_alone_copied_anywhere_works_in_an_old_python_without_anything_
         by_words = [python, "-I", "-S", str(copy), "process-session", "project=P", "animal=305", "session=S"]
         done = subprocess.run(by_words, capture_output=True, text=True, check=False)
         assert (done.returncode, "The request is kept" in done.stdout) == (1, True), done.stderr
+        subprocess.run([*by_words, "reprocess=true"], capture_output=True, check=False)
+        kept = {json.dumps(Spool().read(path)["parameters"]) for path in Spool().waiting()}
+        assert '{"project": "P", "animal": "305", "session": "S", "reprocess": true}' in kept
+        done = subprocess.run([*by_words, "reprocess"], capture_output=True, text=True, check=False)
+        assert (done.returncode, "DEPLOYMENT project=P" in done.stdout, done.stderr) == (1, True, "")
 
 
 def test_it_imports_and_keeps_requests_as_on_windows(tmp_path: Path) -> None:
