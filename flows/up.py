@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -260,7 +261,7 @@ class Up:
             say(f"login: {settings.login} (shown this once; kept in {kept})")
         if not settings.tls and not settings.host.startswith(("127.", "localhost", "::1")):
             say("open: whoever hears the login on the network can run commands as this account, on the cluster too")
-        where = f"export PREFECT_API_URL={settings.api} PREFECT_API_AUTH_STRING=$(cat {kept})"
+        where = f'export PREFECT_API_URL={settings.api} PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(kept))})"'
         say(f"up after {time.monotonic() - self._began:.0f} s: {url}; for commands: {where}; stop with Ctrl-C")
 
     async def _end(self) -> None:

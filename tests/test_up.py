@@ -79,6 +79,11 @@ def test_from_nothing_everything_is_there_behind_a_login(shared: LabUp) -> None:
 
 def test_what_is_secret_is_this_accounts_alone_and_the_login_is_printed_once(shared: LabUp) -> None:
     assert shared.text.count(shared.login) == 1
+    export = next(line for line in shared.text.splitlines() if "for commands: " in line)
+    line = export.partition("for commands: ")[2].partition("; stop")[0]
+    shell = ["sh", "-c", f'{line}; echo "$PREFECT_API_URL $PREFECT_API_AUTH_STRING"']
+    told = subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+    assert told == f"{shared.api} {shared.login}\n"
     for path in [*shared.state.iterdir(), *shared.home.glob("prefect.db*")]:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o066, path
     assert stat.S_IMODE(shared.state.stat().st_mode) == 0o700
