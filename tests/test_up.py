@@ -79,6 +79,7 @@ def test_from_nothing_everything_is_there_behind_a_login(shared: LabUp) -> None:
 
 def test_what_is_secret_is_this_accounts_alone_and_the_login_is_printed_once(shared: LabUp) -> None:
     assert shared.text.count(shared.login) == 1
+    assert not (shared.state / "login-untold").exists()
     export = next(line for line in shared.text.splitlines() if "for commands: " in line)
     line = export.partition("for commands: ")[2].partition("; stop")[0]
     shell = ["sh", "-c", f'{line}; echo "$PREFECT_API_URL $PREFECT_API_AUTH_STRING"']

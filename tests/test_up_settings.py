@@ -69,6 +69,16 @@ def test_the_key_that_an_earlier_server_put_into_its_database_is_taken_over(
         assert stat.S_IMODE((tmp_path / "sessionflow" / name).stat().st_mode) == 0o600
 
 
+def test_a_login_that_a_start_made_and_did_not_tell_is_told_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    options = {"certificate": None, "key": None, "open_without_tls": False, "storage_limit": 1, "working_limit": 1}
+    with temporary_settings({PREFECT_HOME: tmp_path, PREFECT_API_URL: None}):
+        first, second = (settle(host="", database="", drain_seconds=1, **options) for _ in range(2))  # type: ignore[arg-type]
+    assert (first.fresh, second.fresh, first.login) == (True, True, second.login)
+
+
 def test_the_unit_drains_on_stop_and_holds_no_secret(lab: LabUp) -> None:
     secret = {"PREFECT_SERVER_API_AUTH_STRING": "a:secret", "PREFECT_SERVER_DATABASE_PASSWORD": "secret"}
     environment = {**lab.environment, **secret, "SESSIONFLOW_STORAGE": "/data/50% of it"}
