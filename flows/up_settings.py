@@ -171,6 +171,8 @@ def settle(
 
     known = get_current_settings()
     host, port = host or str(known.server.api.host), known.server.api.port
+    if not 0 < port < 65536:
+        raise BadInputError(f"{port} is no port: PREFECT_SERVER_API_PORT is 1 to 65535. Nothing was started.")
     if (certificate is None) != (key is None):
         raise BadInputError("--tls-certificate and --tls-key go together. Nothing was started.")
     tls = Tls(certificate.absolute(), key.absolute()) if certificate and key else None
