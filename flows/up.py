@@ -262,7 +262,10 @@ class Up:
             (settings.folder / UNTOLD).unlink(missing_ok=True)
         if not settings.tls and not settings.host.startswith(("127.", "localhost", "::1")):
             say("open: whoever hears the login on the network can run commands as this account, on the cluster too")
-        where = f'export PREFECT_API_URL={settings.api} PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(kept))})"'
+        given = {name: shlex.quote(value) for name, value in settings.client().items()}
+        ours = kept.exists() and kept.read_text().strip() == settings.login
+        given["PREFECT_API_AUTH_STRING"] = f'"$(cat {shlex.quote(str(kept))})"' if ours else "YOUR_OWN_LOGIN"
+        where = f"export {' '.join(f'{name}={value}' for name, value in given.items())}"
         say(f"up after {time.monotonic() - self._began:.0f} s: {url}; for commands: {where}; stop with Ctrl-C")
 
     async def _end(self) -> None:
