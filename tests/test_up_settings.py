@@ -41,6 +41,11 @@ def lab(tmp_path: Path) -> LabUp:
         ([], {"PREFECT_API_URL": "http://127.0.0.1:1/api"}, "PREFECT_API_URL names"),
         (["--deployments", "none.yaml"], {}, "none.yaml"),
         ([], {"PREFECT_SERVER_API_PORT": "70000"}, "70000 is no port"),
+        (
+            [],
+            {"PREFECT_SERVER_API_PORT": "http"},
+            "(ServerAPISettings): port is 'http': Input should be a valid integer",
+        ),
     ],
 )
 def test_what_contradicts_itself_or_opens_too_much_is_refused_before_anything_starts(
