@@ -80,6 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SessionflowError as error:
         sys.stderr.write(f"sessionflow: {error}\n")
         code = error.exit_code
+    except ValueError as error:
+        if not str(title := getattr(error, "title", "")).endswith("Settings"):
+            raise
+        # Prefect reads them while it is imported, and refuses them in a traceback
+        found = error.errors()  # type: ignore[attr-defined]
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in found)
+        sys.stderr.write(f"sessionflow: Prefect's settings cannot be used ({title}): {wrong}. Nothing was done.\n")
+        code = BadInputError.exit_code
     except (KeyboardInterrupt, asyncio.CancelledError):
         _say_the_end()
         code = INTERRUPTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def _add_up(command: Command) -> None:
         help="sessions at a time on the working volume, at first",
     )
     up.add_argument(
-        "--drain", type=float, default=30.0, metavar="SECONDS", help="at the end, time for runs to end (default: 30)"
+        "--drain", type=seconds, default=30.0, metavar="SECONDS", help="at the end, time for runs to end (default: 30)"
     )
     up.add_argument("--deployments", type=Path, metavar="FILE", help="another prefect.yaml than sessionflow's own")
     up.add_argument("--systemd", type=Path, metavar="FOLDER", help="only write a unit that does this into a folder")
@@ -131,6 +132,13 @@ def _add_database(command: argparse.ArgumentParser) -> None:
         help="Postgres (default: PREFECT_SERVER_DATABASE_CONNECTION_URL, else SQLite in PREFECT_HOME); leave the "
         "password to ~/.pgpass",
     )
+
+
+def seconds(text: str) -> float:
+    """Read an argument that is a time, which may be none at all."""
+    if not 0 <= (number := float(text)) < math.inf:
+        raise ValueError
+    return number
 
 
 def positive(text: str) -> int:

@@ -123,9 +123,10 @@ def launch(
         spool: The folder for requests that could not be sent; left out: one of this account.
         parameters: What else the flow takes.
     """
-    place, until = (api, auth, ca, rig), time.monotonic() + wait * 60
+    place, began = (api, auth, ca, rig), time.monotonic()
     named = {"project": project, "animal": animal, "session": session}
     try:
+        until = began + wait * 60
         request = {
             "version": 1,
             "deployment": _full(deployment),
@@ -528,6 +529,10 @@ def _sent(attempt: _Attempt, request: Json, write: Callable[[Json], None] = lamb
     request["api"] = request["api"] or server.address.api
     deployment = _deployment(server, request["deployment"])
     wanted = {**(deployment.get("parameters") or {}), **request["parameters"]}
+    takes = _takes(deployment)
+    if takes and (unknown := [name for name in request["parameters"] if name not in takes]):
+        # Prefect would start the run, which would crash without a word
+        raise RefusedError(f"{request['deployment']} takes no {', '.join(unknown)}; it takes {', '.join(takes)}")
     key, sent_before = request["key"], bool(request["key"])
     if not sent_before:
         earlier = _tagged_runs(server, deployment, wanted)
@@ -676,8 +681,8 @@ def _url(server: Server, run_id: str) -> str:
 
 
 def _flush(place: Place, spool: str, seconds: float) -> List[Tuple[str, Outcome]]:
-    attempt = _Attempt(place, seconds)
     try:
+        attempt = _Attempt(place, seconds)
         attempt.start(lambda: list(_flushed(attempt, Spool(spool))))
         return list(attempt.result(seconds + 1))
     except Exception as error:
@@ -755,8 +760,8 @@ def _waited(found: Outcome, request: Json, place: Place, spool: str, until: floa
 
 
 def _asked(known: Outcome, place: Place, ask: Callable[[Server], Outcome], seconds: float) -> Outcome:
-    attempt = _Attempt(place, seconds * 0.75)
     try:
+        attempt = _Attempt(place, seconds * 0.75)
         found: Outcome = attempt.start(lambda: ask(attempt.server)).result(seconds * 0.9)
     except Exception as error:  # what the server has said before of the run still holds
         return dataclasses.replace(known, words=f"How the run stands could not be asked: {error}.")
@@ -768,7 +773,8 @@ def _standing(server: Server, run_id: str) -> Outcome:
     run = server.ask("GET", f"/flow_runs/{quote(run_id, safe='')}")
     query = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}, "limit": 100}
     parts = server.ask("POST", "/flow_runs/filter", query, list)
-    labels = [str((each.get("labels") or {}).get(CHECKSUM_LABEL) or "") for each in (run, *parts)]
+    own = [part for part in parts if _session_of(part) == _session_of(run)]  # not a project's: one speaks for no other
+    labels = [str((each.get("labels") or {}).get(CHECKSUM_LABEL) or "") for each in (run, *own)]
     newest = max(labels, key=lambda label: label.rpartition(" ")[2])  # it ends with its time
     found = _facts(run, _url(server, run_id))
     message = (run.get("state") or {}).get("message") or ""
@@ -779,6 +785,11 @@ def _standing(server: Server, run_id: str) -> Outcome:
         # what was not verified by an earlier try of a run that goes on may be by this one
         verified=newest.startswith("verified") if newest and (found.ended or newest.startswith("verified")) else None,
     )
+
+
+def _session_of(run: Json) -> List[Any]:
+    has = run.get("parameters") or {}
+    return [_plain(has.get(name)) for name in ("project", "animal", "session")]
 
 
 def _facts(run: Json, url: str, words: str = "", new: bool = False) -> Outcome:
@@ -865,14 +876,25 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def _value(text: str) -> Any:
+    """Read a word of the command line: JSON, else a text."""
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text
+
+
 def main(words: List[str]) -> int:
     """`python launch.py DEPLOYMENT project=P animal=A session=S …`; without words: send what is kept."""
     if not words:
         found = flush()
         print("\n".join(each.words for each in found) or "Nothing is kept.")
         return 1 if any(not each.run_id for each in found) else 0
-    named: Dict[str, Any] = dict(word.split("=", 1) for word in words[1:])
-    done = launch(words[0], wait=float(named.pop("wait", 0)), **named)
+    pairs = [word.partition("=") for word in words[1:]]
+    named: Dict[str, Any] = {name: value if name in TAGGED else _value(value) for name, _, value in pairs}
+    if not all(name.isidentifier() and equals for name, equals, _ in pairs) or "deployment" in named:
+        print(f"Nothing was started. {main.__doc__}")
+        return 1
+    done = launch(words[0], **named)
     print(done.words)
     return 0 if done.run_id else 1
 

@@ -68,10 +68,12 @@ class Failure:
     Attributes:
         what: the run's name; the session's where it has one.
         cause: the first sentence, without the names of what failed: equal for what fails for one reason.
+        words: the same sentence as the run says it.
     """
 
     what: str
     cause: str
+    words: str
     log: str
     url: str
 
@@ -130,19 +132,19 @@ def failure_of(run: FlowRun) -> Failure:
     """Return what is told of a failed run."""
     names = {str(value) for key, value in (run.parameters or {}).items() if key in (*TAGGED, "session") and value}
     message = str(run.state.message or run.state.name) if run.state else "it failed"
-    cause = message.strip().splitlines()[0] if message.strip() else "it failed"
+    cause = words = message.strip().splitlines()[0] if message.strip() else "it failed"
     for name in sorted(names, key=len, reverse=True):
         cause = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "…", cause)
     cause = re.sub(r"…(/…)+", "…", cause)
     link = url_for("flow-run", obj_id=run.id) or ""
-    return Failure(run.name, cause, str((run.labels or {}).get(LOG_LABEL, "")), link)
+    return Failure(run.name, cause, words, str((run.labels or {}).get(LOG_LABEL, "")), link)
 
 
 def failure_message(failures: list[Failure]) -> tuple[str, str]:
     """Return subject and text about runs that failed for one reason."""
     first = failures[0]
     others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-    lines = [first.cause, ""]
+    lines = [first.cause if others else first.words, ""]
     for failure in failures[:LISTED]:
         lines += [failure.what, f"  {failure.url}", *([f"  log: {failure.log}"] if failure.log else [])]
     if len(failures) > LISTED:
@@ -183,7 +185,7 @@ def digest_message(runs: list[FlowRun]) -> tuple[str, str] | None:
     counts = [f"{good} succeeded", f"{len(bad)} failed", *([f"{len(ended)} cancelled"] if ended else [])]
     lines = [f"Sessions since the last digest: {', '.join(counts)}."]
     for failure in map(failure_of, bad[:LISTED]):
-        lines += ["", failure.what, f"  {failure.cause}", f"  {failure.url}"]
+        lines += ["", failure.what, f"  {failure.words}", f"  {failure.url}"]
     if len(bad) > LISTED:
         lines += ["", f"… and {len(bad) - LISTED} more."]
     return f"sessionflow: {', '.join(counts)}", "\n".join(lines)

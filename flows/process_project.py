@@ -16,6 +16,7 @@ from pydantic import Field
 from flows.form import SessionNames
 from flows.pipeline_flow import manifest_later, pipeline_flow
 from flows.process_session import PipelineNames, process_session
+from flows.project_grid import show_project
 from flows.project_look import Look
 from flows.project_page import ProjectPage
 from flows.project_plan import Choice
@@ -104,6 +105,8 @@ async def process_project(
         }
         run = _ProjectRun(look, server, page, outcomes, options, requested_by)
         await run.done(maximum_sessions)
+        if not report.standing("to run") and not regenerate_manifest:  # else the manifest's run shows it
+            await show_project(project, server)
         return run.report
 
 

@@ -88,7 +88,8 @@ def markdown(report: ProjectReport) -> str:
     loud = [outcome for kind in get_args(Standing) if kind not in _QUIET for outcome in report.standing(kind)]
     quiet = [outcome for kind in _QUIET for outcome in report.standing(kind)]
     title = "Plan" if report.dry_run else "Sessions"
-    lines = [f"# {title}: {_cell(report.project)}", "", f"{report.counts}."]
+    page = f"[All sessions × pipelines](/v2/artifacts/key/{artifact_key(report.project)})"  # no menu leads there
+    lines = [f"# {title}: {_cell(report.project)}", "", f"{report.counts}. {page}"]
     if report.dry_run:
         lines += ["", "Nothing was done: this is what a run would do now."]
     if loud:

@@ -21,7 +21,9 @@ BATCH = 100  # runs that are read at a time; each is removed in a transaction of
 
 
 @flow(name="retention", flow_run_name="retention {days} days", persist_result=False)
-async def retention(days: Annotated[float, Field(gt=0)] = 90, dry_run: bool = False, requested_by: str = "") -> Any:
+async def retention(
+    days: Annotated[float, Field(gt=0, le=36500)] = 90, dry_run: bool = False, requested_by: str = ""
+) -> Any:
     """Remove the flow runs that ended more than so many days ago, with their task runs, logs and artifacts.
 
     Runs that have not ended are never touched, and neither is a page that a later run has written to. Sessions and

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from prefect.settings import temporary_settings
 from flows import up_runs, up_steps
 from flows.morning import NOTIFY_VARIABLE
 from flows.up_parts import Part
-from flows.up_settings import POOL, UpSettings
+from flows.up_settings import POOL, UNTOLD, UpSettings
 from tasks.compute_server import STORAGE_VARIABLE
 from trackers.errors import AlreadyRunningError, BadInputError, PrefectError, SessionflowError
 from trackers.processes import this_account
@@ -258,9 +259,13 @@ class Up:
         url = settings.api.removesuffix("/api")
         if settings.fresh:
             say(f"login: {settings.login} (shown this once; kept in {kept})")
+            (settings.folder / UNTOLD).unlink(missing_ok=True)
         if not settings.tls and not settings.host.startswith(("127.", "localhost", "::1")):
             say("open: whoever hears the login on the network can run commands as this account, on the cluster too")
-        where = f"export PREFECT_API_URL={settings.api} PREFECT_API_AUTH_STRING=$(cat {kept})"
+        given = {name: shlex.quote(value) for name, value in settings.client().items()}
+        ours = kept.exists() and kept.read_text().strip() == settings.login
+        given["PREFECT_API_AUTH_STRING"] = f'"$(cat {shlex.quote(str(kept))})"' if ours else "YOUR_OWN_LOGIN"
+        where = f"export {' '.join(f'{name}={value}' for name, value in given.items())}"
         say(f"up after {time.monotonic() - self._began:.0f} s: {url}; for commands: {where}; stop with Ctrl-C")
 
     async def _end(self) -> None:

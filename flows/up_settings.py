@@ -23,6 +23,7 @@ from trackers.errors import BadInputError, FileSystemError
 
 POOL = "sessionflow"
 USER = "sessionflow"  # of the generated login
+UNTOLD = "login-untold"  # a start that did not get as far as to tell the login leaves that to the next
 HEARTBEAT_SECONDS = 60  # how often a flow run says that it lives
 _HANDED_ON = ("PREFECT_HOME", "PREFECT_PROFILE", "PREFECT_SERVER_", "PREFECT_API_", "SESSIONFLOW_", "XDG_CONFIG_HOME")
 
@@ -82,7 +83,7 @@ class UpSettings:
         database: its URL as Prefect wants it; empty: SQLite in `home`.
         login: `name:password`; who has it may do everything.
         encryption_key: of what blocks keep secret.
-        fresh: whether the login was made just now, and has to be told.
+        fresh: whether the login was made by us, and has not been told yet.
         drain_seconds: how long runs get to end by themselves when everything stops.
     """
 
@@ -170,6 +171,8 @@ def settle(
 
     known = get_current_settings()
     host, port = host or str(known.server.api.host), known.server.api.port
+    if not 0 < port < 65536:
+        raise BadInputError(f"{port} is no port: PREFECT_SERVER_API_PORT is 1 to 65535. Nothing was started.")
     if (certificate is None) != (key is None):
         raise BadInputError("--tls-certificate and --tls-key go together. Nothing was started.")
     tls = Tls(certificate.absolute(), key.absolute()) if certificate and key else None
@@ -187,7 +190,10 @@ def settle(
     home = Path(known.home)
     folder = state_folder(home)
     configured = known.server.api.auth_string.get_secret_value() if known.server.api.auth_string else ""
-    login, fresh = (configured, False) if configured else _kept(folder / "login", _new_login)
+    login, made = (configured, False) if configured else _kept(folder / "login", _new_login)
+    if made:
+        (folder / UNTOLD).touch()
+    fresh = not configured and (folder / UNTOLD).exists()
     encryption_key = (
         os.environ.get("PREFECT_SERVER_ENCRYPTION_KEY")
         or _kept(folder / "encryption-key", lambda: _key_of_the_database(home) or Fernet.generate_key().decode())[0]

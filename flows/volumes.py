@@ -18,6 +18,7 @@ from prefect.concurrency.asyncio import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
+from trackers.errors import BadInputError
 from trackers.names import ProcessingPipelines
 
 STORAGE, WORKING = "sessionflow-storage", "sessionflow-working"
@@ -123,7 +124,11 @@ async def on_volume(pipeline: ProcessingPipelines) -> AsyncIterator[None]:
 
 
 async def limited_volumes() -> Volumes:
-    """Return the volumes with the limits that Prefect has now."""
+    """Return the volumes with the limits that Prefect has now.
+
+    Raises:
+        BadInputError: somebody has set one to 0.
+    """
     found = {name: await _limit(name) for name in SIZES}
     slots = {name: Slots(size or SIZES[name], size is not None) for name, size in found.items()}
     notes = [
@@ -143,4 +148,9 @@ async def _limit(name: str) -> int | None:
             limit = await client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound:
             return None
-    return limit.limit if limit.active and limit.limit > 0 else None
+    if limit.active and not limit.limit:
+        raise BadInputError(
+            f"Prefect's limit {name} is 0: no session of a project's run may work on that volume. Nothing was done. "
+            f"To let them: prefect gcl update {name} --limit {SIZES[name]}"
+        )
+    return limit.limit if limit.active else None

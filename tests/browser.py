@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
@@ -94,7 +94,9 @@ class Ui:
         return self.driver.find_element(By.ID, self._find(_label(label)).get_attribute("for") or "")
 
     def _find(self, path: str) -> WebElement:
-        element = WebDriverWait(self.driver, SECONDS).until(lambda _: self._seen(path), f"{path} is not there")
+        redrawn = (StaleElementReferenceException,)
+        wait = WebDriverWait(self.driver, SECONDS, ignored_exceptions=redrawn)
+        element = wait.until(lambda _: self._seen(path), f"{path} is not there")
         assert element is not None
         return element
 

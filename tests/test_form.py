@@ -11,6 +11,7 @@ from flows.forging import forging
 from flows.multiday import multiday
 from flows.process_project import process_project
 from flows.process_session import process_session
+from flows.retention import retention
 from tests.conftest import SESSION
 
 GOOD = {"project": "Project", "animal": "305", "session": SESSION}
@@ -41,6 +42,11 @@ def test_a_name_that_can_be_none_starts_nothing_and_is_told_what_one_is(name: st
         (forging, {"project": "Project", "dataset": name}),
     ):
         assert "letters, digits, spaces and _ - . +" in refusal(flow, given)
+
+
+@pytest.mark.parametrize("days", [-1, 0, 1e9, "all"])
+def test_what_is_no_number_of_days_removes_nothing(days: object) -> None:
+    assert "for field 'days'" in refusal(retention, {"days": days})
 
 
 NO_SESSIONS = [

@@ -160,6 +160,13 @@ def test_what_the_server_refuses_is_reported_and_not_kept(lab: Lab) -> None:
     assert Spool().waiting() == []
 
 
+def test_an_option_that_the_flow_does_not_have_starts_nothing_and_is_named(lab: Lab) -> None:
+    session = a_session()
+    found = launch("process-session", **names(session), repocess=True)
+    assert "takes no repocess; it takes project, animal," in found.words
+    assert (found.run_id, found.kept, lab.of_session(session)) == ("", "", [])
+
+
 def test_a_wrong_login_keeps_the_request_until_the_right_one_is_there() -> None:
     session = a_session()
     kept = launch("process-session", **names(session), auth="lab:wrong")
@@ -296,6 +303,18 @@ def test_what_a_run_and_its_parts_say_is_three_valued(lab: Lab) -> None:
     assert "not found" in outcome("00000000-0000-0000-0000-000000000000").words
     assert outcome("../admin").ended is None
     assert "No run was launched" in latest("process-session", **names(a_session())).words
+
+
+def test_a_session_that_was_verified_does_not_speak_for_the_others_of_its_project(lab: Lab) -> None:
+    flow = lab.ask("POST", "/flows/", {"name": "process-project"})["id"]
+    parent = lab.ask("POST", "/flow_runs/", {"flow_id": flow, "parameters": {"project": "Project"}})["id"]
+    task = {"flow_run_id": parent, "task_key": "session", "dynamic_key": "0"}
+    caller = lab.ask("POST", "/task_runs/", task)["id"]
+    part = {"flow_id": flow, "parameters": names(a_session()), "parent_task_run_id": caller}
+    run = lab.ask("POST", "/flow_runs/", part)["id"]
+    lab.label(run, CHECKSUM_LABEL, "verified 2026-01-01T00:00:00Z")
+    assert outcome(run).verified
+    assert outcome(parent).verified is None
 
 
 def test_a_program_that_waits_has_its_request_sent_as_soon_as_the_server_is_there(lab: Lab) -> None:

@@ -122,6 +122,13 @@ def test_it_raises_only_where_it_is_asked_to() -> None:
     assert latest("process-session", **NAMES, api="http://127.0.0.1:9/api").ended is None
 
 
+def test_what_is_no_number_of_minutes_or_seconds_raises_nothing_either() -> None:
+    wrong: Any = "an hour"
+    assert "was not started" in launch("process-session", project="P", wait=wrong).words
+    assert "could not be asked" in outcome("00000000-0000-0000-0000-000000000000", seconds=wrong).words
+    assert "could not be sent" in flush(seconds=wrong)[0].words
+
+
 def test_an_authority_of_the_lab_is_believed_where_its_certificate_is_given(tmp_path: Path) -> None:
     context, pem = certificate(tmp_path)
     with listening(answering(http(b'{"detail": "Deployment not found"}', "404 Not Found")), context) as api:
@@ -258,6 +265,11 @@ def test_the_file_alone_copied_anywhere_works_in_an_old_python_without_anything_
         by_words = [python, "-I", "-S", str(copy), "process-session", "project=P", "animal=305", "session=S"]
         done = subprocess.run(by_words, capture_output=True, text=True, check=False)
         assert (done.returncode, "The request is kept" in done.stdout) == (1, True), done.stderr
+        subprocess.run([*by_words, "reprocess=true"], capture_output=True, check=False)
+        kept = {json.dumps(Spool().read(path)["parameters"]) for path in Spool().waiting()}
+        assert '{"project": "P", "animal": "305", "session": "S", "reprocess": true}' in kept
+        done = subprocess.run([*by_words, "reprocess"], capture_output=True, text=True, check=False)
+        assert (done.returncode, "DEPLOYMENT project=P" in done.stdout, done.stderr) == (1, True, "")
 
 
 def test_it_imports_and_keeps_requests_as_on_windows(tmp_path: Path) -> None:

@@ -77,10 +77,11 @@ def test_a_time_that_is_none_is_refused(at: str) -> None:
 
 
 def test_many_that_fail_for_one_reason_are_one_message() -> None:
-    failures = [Failure(f"P/305/{n}", "the server is away", f"/log/{n}", f"http://ui/{n}") for n in range(50)]
+    failures = [Failure(f"P/305/{n}", "… is away", f"{n} is away", f"/log/{n}", f"http://ui/{n}") for n in range(50)]
     subject, body = failure_message(failures)
     assert subject == "sessionflow: P/305/0 and 49 more failed"
-    assert body.startswith("the server is away\n")
+    assert body.startswith("… is away\n")
+    assert failure_message(failures[:1])[1].startswith("0 is away\n"), "one alone is told in its run's own words"
     assert "/log/0" in body
     assert "http://ui/0" in body
     assert body.endswith("… and 30 more.")
@@ -163,6 +164,7 @@ async def test_a_new_failure_is_told_once_by_webhook_and_mail_and_the_night_in_t
             assert texts == ["sessionflow: P/305/one and 1 more failed", "sessionflow: P/305/three failed"]
             assert len(mailbox.mails) == 2
             assert failed in mailbox.mails[1].replace("=\r\n", "")
+            assert "checksum of P/305/three: it differs" in mailbox.mails[1]
             run(prefect, "one", "FAILED", "behavior of P/305/one: failed: the disk is full")
             assert await tell(told, later) == [], "the same again is not new"
             _Webhook.refuse = True
@@ -177,6 +179,7 @@ async def test_a_new_failure_is_told_once_by_webhook_and_mail_and_the_night_in_t
             monkeypatch.setenv("SESSIONFLOW_NOTIFY", "custom-webhook/lab, mail/nobody, mail/night")
             *said, none, _ = await tell(told, now + timedelta(days=1, minutes=1))
             assert "1 succeeded, 5 failed" in said[0]
+            assert "behavior of P/305/one: failed: the disk is full" in mailbox.mails[-1]
             assert "no such block" in none
             monkeypatch.setenv("SESSIONFLOW_NOTIFY", "custom-webhook/lab, mail/night")
             assert await tell(told, now + timedelta(days=1, minutes=2)) == []

@@ -111,6 +111,11 @@ def test_each_kind_of_session_gets_what_it_needs_and_a_second_run_finds_nothing_
     assert (code, standings(said)) == (0, ["done", "done", "waiting", "excluded", "in progress", "not ready"])
     assert count(prefect) == runs_before + 1
     assert len(project.trace()) == 3
+    exclusions.exclude(project.target(good).paths, "dark", "bea")
+    ProjectRun(project, prefect).end()
+    (grid,) = grids(prefect)
+    of_good = next(line for line in grid["data"].splitlines() if good in line)
+    assert "excluded by bea" in of_good, "a run that finds nothing to do brings the page up to date as well"
 
 
 def test_what_failed_runs_again_when_asked_to_by_its_cause_and_when_its_input_has_changed(

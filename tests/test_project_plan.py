@@ -228,7 +228,8 @@ def test_the_page_lists_every_session_and_takes_no_word_of_a_job_for_markup() ->
     loud = SessionOutcome("305", SESSION, "failed", "a | b\n<script> [x](http://y)", ("checksum",))
     page = markdown(ProjectReport("P", (SessionOutcome("306", SESSION, "done"), loud)))
     lines = page.splitlines()
-    assert lines[0:3] == ["# Sessions: P", "", "1 failed, 1 done."]
+    all_sessions = f"[All sessions × pipelines](/v2/artifacts/key/{artifact_key('P')})"
+    assert lines[0:3] == ["# Sessions: P", "", f"1 failed, 1 done. {all_sessions}"]
     assert f"| 305 | {SESSION} | failed | checksum | a \\| b \\<script\\> \\[x\\](http://y) |" in lines
     assert f"| 306 | {SESSION} | done |  |" in lines
     assert lines.index("## Nothing to do") > lines.index(next(line for line in lines if "305" in line))

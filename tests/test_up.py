@@ -47,6 +47,15 @@ def side_of(up: LabUp) -> Side:
     return Side(up.root)
 
 
+def in_the_shell(up: LabUp, command: str) -> str:
+    """Return what a command says in a shell in which somebody has entered the line that was printed for it."""
+    printed = next(line for line in up.text.splitlines() if "for commands: " in line)
+    line = printed.partition("for commands: ")[2].partition("; stop")[0]
+    shell = ["sh", "-c", f"{line}; {command}"]
+    done = subprocess.run(shell, env=up.environment, capture_output=True, text=True, check=False)
+    return f"{done.stdout}{done.stderr}".strip()
+
+
 def traces(up: LabUp) -> list[str]:
     path = up.root / "trace"
     return path.read_text().split() if path.exists() else []
@@ -79,6 +88,8 @@ def test_from_nothing_everything_is_there_behind_a_login(shared: LabUp) -> None:
 
 def test_what_is_secret_is_this_accounts_alone_and_the_login_is_printed_once(shared: LabUp) -> None:
     assert shared.text.count(shared.login) == 1
+    assert not (shared.state / "login-untold").exists()
+    assert in_the_shell(shared, 'echo "$PREFECT_API_URL $PREFECT_API_AUTH_STRING"') == f"{shared.api} {shared.login}"
     for path in [*shared.state.iterdir(), *shared.home.glob("prefect.db*")]:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o066, path
     assert stat.S_IMODE(shared.state.stat().st_mode) == 0o700
@@ -319,6 +330,7 @@ def test_with_tls_it_may_listen_elsewhere_and_runs_are_started_all_the_same(own:
     pem, key = certificate(own.root, "localhost")
     own.start("--host", "0.0.0.0", "--tls-certificate", pem, "--tls-key", key)
     assert f"https://localhost:{own.port}" in own.text
+    assert "process" in in_the_shell(own, f"{sys.executable} -m prefect work-pool inspect sessionflow")
     environment: dict[str, Any] = {
         **own.client_environment,
         "PREFECT_API_URL": f"https://localhost:{own.port}/api",

@@ -40,6 +40,12 @@ def lab(tmp_path: Path) -> LabUp:
         (["--database", "mysql://lab"], {}, "no database for Prefect"),
         ([], {"PREFECT_API_URL": "http://127.0.0.1:1/api"}, "PREFECT_API_URL names"),
         (["--deployments", "none.yaml"], {}, "none.yaml"),
+        ([], {"PREFECT_SERVER_API_PORT": "70000"}, "70000 is no port"),
+        (
+            [],
+            {"PREFECT_SERVER_API_PORT": "http"},
+            "(ServerAPISettings): port is 'http': Input should be a valid integer",
+        ),
     ],
 )
 def test_what_contradicts_itself_or_opens_too_much_is_refused_before_anything_starts(
@@ -67,6 +73,22 @@ def test_the_key_that_an_earlier_server_put_into_its_database_is_taken_over(
     assert settings.fresh
     for name in ("login", "encryption-key"):
         assert stat.S_IMODE((tmp_path / "sessionflow" / name).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("seconds", ["-5", "nan", "inf", "soon"])
+def test_what_is_no_time_to_drain_is_refused(lab: LabUp, seconds: str) -> None:
+    refused = lab.command("up", f"--drain={seconds}")
+    assert (refused.returncode, "--drain: invalid seconds value" in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_login_that_a_start_made_and_did_not_tell_is_told_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    options = {"certificate": None, "key": None, "open_without_tls": False, "storage_limit": 1, "working_limit": 1}
+    with temporary_settings({PREFECT_HOME: tmp_path, PREFECT_API_URL: None}):
+        first, second = (settle(host="", database="", drain_seconds=1, **options) for _ in range(2))  # type: ignore[arg-type]
+    assert (first.fresh, second.fresh, first.login) == (True, True, second.login)
 
 
 def test_the_unit_drains_on_stop_and_holds_no_secret(lab: LabUp) -> None:

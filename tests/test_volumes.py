@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.volumes import STORAGE, WORKING, Slots, Volumes, limited_volumes, on_volume
 from tests.prefect_server import PrefectServer
+from trackers.errors import BadInputError
 from trackers.names import ProcessingPipelines
 
 FIRST, SECOND, THIRD, LAST = 0.0, 0.05, 0.1, 0.15  # seconds until a session stands in line
@@ -19,14 +21,14 @@ WORK_SECONDS = 0.1
 
 
 @pytest.fixture
-def limited_to_one(tmp_path: Path) -> Iterator[None]:
+def limited_to_one(tmp_path: Path) -> Iterator[PrefectServer]:
     """A Prefect server with limits of one session."""
     server = PrefectServer(tmp_path)
     server.start()
     for name in (STORAGE, WORKING):
         server.post("v2/concurrency_limits/", {"name": name, "limit": 1})
     with temporary_settings({PREFECT_API_URL: server.api}):
-        yield
+        yield server
     server.stop()
 
 
@@ -73,7 +75,7 @@ async def test_sessions_are_let_in_by_their_place_whoever_comes_first(size: int)
 
 
 async def test_with_prefects_limit_sessions_are_let_in_by_their_place_also_when_another_run_held_it(
-    limited_to_one: None,
+    limited_to_one: PrefectServer,
 ) -> None:
     plan = Plan(await limited_volumes())
     async with asyncio.TaskGroup() as group, concurrency(STORAGE, strict=True):
@@ -81,6 +83,15 @@ async def test_with_prefects_limit_sessions_are_let_in_by_their_place_also_when_
         await asyncio.sleep(1)
         assert plan.entered == []
     assert (entered.result(), plan.most) == ([0, 1, 2, 3], 1)
+
+
+async def test_a_limit_that_somebody_has_set_to_nothing_lets_nobody_in_and_says_so(
+    limited_to_one: PrefectServer,
+) -> None:
+    async with get_client() as client:
+        await client.upsert_global_concurrency_limit_by_name(STORAGE, 0)
+    with pytest.raises(BadInputError, match=f"gcl update {STORAGE} --limit 4"):
+        await limited_volumes()
 
 
 async def test_a_session_that_comes_back_goes_before_those_behind_it_that_wait() -> None:
