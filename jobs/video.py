@@ -15,7 +15,7 @@ import xxhash
 from jobs.behavior import CAMERAS as SOURCES
 from jobs.behavior import extract, write
 from jobs.program import Output, check_owner, run, session_parser, session_paths, write_report
-from trackers.cameras import CAMERAS, camera_movies
+from trackers.cameras import CAMERAS, movies_of
 from trackers.errors import SessionDataError
 from trackers.files import atomic_write
 from trackers.layout import SessionPaths
@@ -98,13 +98,16 @@ def main() -> None:
     load_session(paths)
     check_owner(paths, arguments.manager_id)
     publication = of_session(paths.processed_data, ProcessingPipelines.VIDEO)
-    movie = camera_movies(paths.source_data).get(camera)
-    if movie is None:
+    movies = movies_of(paths.source_data, camera)
+    if not movies:
         raise SessionDataError(
             f"{paths.source_data}/camera_data has no movie of the {camera} camera any more. Nothing was written. Run "
             "preparation again."
         )
+    movie = movies[0]
     stamps, notes = _clock(paths, camera)
+    if ignored := [other.name for other in movies[1:]]:
+        notes.append(f"{camera} camera: it has several movies; {movie.name} was taken, and not {', '.join(ignored)}")
     found, about = process(paths, movie, arguments)
     times, remarks = timed(found.height, stamps, camera)
     versions = {name: metadata.version(name) for name in VERSIONS[about["ran"]]}

@@ -199,6 +199,18 @@ def test_a_good_session_passes_every_check(tmp_path: Path) -> None:
     assert "Nothing wrong was found in 8 checks." in html
 
 
+def test_a_treadmill_that_slips_is_recognized_where_the_animal_only_slowed_down_before(tmp_path: Path) -> None:
+    paths = plant_good(tmp_path, RUN)
+    table, seen = read(paths, "behavior_data/encoder_data"), read(paths, "camera_data/face_camera_motion")
+    second, frame = np.arange(SECONDS * 100) // 100, np.arange(SECONDS * FRAMES_A_SECOND) // FRAMES_A_SECOND
+    distance = np.cumsum(np.select([second < 10, second < 20], [0.03, 0.25], 0.0))  # it goes slowly, runs, and runs on
+    columns = {"time_us": table["time_us"], "traveled_distance_cm": distance}
+    write(paths, "behavior_data/encoder_data", **columns)
+    energy = np.where(frame < 10, 1.0, 6.0)
+    write(paths, "camera_data/face_camera_motion", **(seen.to_dict(as_series=True) | {"motion_energy": energy}))
+    assert report(paths)[1]["treadmill_slipped"]["verdict"] == "fail"
+
+
 def test_a_session_without_imaging_has_no_checks_of_it(tmp_path: Path) -> None:
     _, checks = report(plant_good(tmp_path, RUN))
     assert set(checks) == {"frames_dropped", "camera_stopped", "lick_sensor_stuck", "treadmill_slipped"}

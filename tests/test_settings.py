@@ -98,6 +98,7 @@ def test_a_list_is_refused_before_suite2p_meets_it(name: str, value: Any, words:
         ("video:\n  components: 5\n", 1, "only suite2p and forging have settings in files, not video"),
         ("suite2p: [1]\n", 1, "names with values"),
         ("suite2p:\n  tau: [1\n", 3, "no YAML"),
+        ("suite2p: &all\n  detection: *all\n", 1, "no YAML: found unconstructable recursive node"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(paths: SessionPaths, text: str, line: int, words: str) -> None:

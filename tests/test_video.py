@@ -174,6 +174,18 @@ async def test_a_broken_movie_fails_its_camera_only_and_is_said(paths: SessionPa
     assert about(paths, "face")["frames"] == 600
 
 
+async def test_a_movie_of_another_camera_is_not_taken_and_of_two_of_one_camera_it_is_said_which_was(
+    paths: SessionPaths,
+) -> None:
+    of(paths, "backleft").write_bytes(b"another camera's")  # before left in the order of names
+    of(paths, "z_face").write_bytes(b"the second")
+    report = await run(paths)
+    assert report.succeeded, report.reason
+    assert (about(paths, "left")["movie"], about(paths, "left")["notes"]) == (of(paths, "left").name, [])
+    face, other = of(paths, "face").name, of(paths, "z_face").name
+    assert about(paths, "face")["notes"] == [f"face camera: it has several movies; {face} was taken, and not {other}"]
+
+
 async def test_a_session_without_cameras_is_not_eligible_and_can_be_forged_without(paths: SessionPaths) -> None:
     for camera in ("face", "left"):
         of(paths, camera).unlink()

@@ -12,9 +12,18 @@ from trackers.site import Site
 CAMERAS = ("face", "left", "right")
 
 
+def movies_of(recording: Path, camera: str) -> list[Path]:
+    """Return a camera's movies below source_data or raw_data: one, if all is well.
+
+    Where letters precede its name, as in `upleft_camera.mp4`, the movie is another camera's.
+    """
+    movies = (recording / "camera_data").glob(f"*{camera}_camera.mp4")
+    return sorted(m for m in movies if not m.name.removesuffix(f"{camera}_camera.mp4")[-1:].isalpha())
+
+
 def camera_movies(recording: Path) -> dict[str, Path]:
     """Return the movie of each camera that has one below source_data or raw_data, by the camera's name."""
-    found = {camera: sorted((recording / "camera_data").glob(f"*{camera}_camera.mp4")) for camera in CAMERAS}
+    found = {camera: movies_of(recording, camera) for camera in CAMERAS}
     return {camera: movies[0] for camera, movies in found.items() if movies}
 
 

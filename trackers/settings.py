@@ -190,7 +190,8 @@ def _flattened(
 ) -> Iterator[tuple[str, Setting]]:
     for key, value in _items(path, node):
         name = f"{prefix}{key.value}"
-        if isinstance(value, yaml.MappingNode) and name not in known:
+        group = any(each.startswith(f"{name}.") for each in known)  # else an alias of its own parent would have no end
+        if isinstance(value, yaml.MappingNode) and group:
             yield from _flattened(loader, path, value, f"{name}.", known)
         else:
             yield name, Setting(loader.construct_object(value, deep=True), f"{path}:{_line(key)}")
