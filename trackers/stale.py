@@ -63,7 +63,8 @@ def cells_chosen(session: Target) -> str:
 
     By the times of `iscell.npy`: one that was put back with the time of an older copy is not noticed.
     """
-    record = record_of(session, ProcessingPipelines.SUITE2P) or {}
+    if (record := record_of(session, ProcessingPipelines.SUITE2P)) is None:
+        return ""
     results = session.paths.processed_data if session.paths.processed_data.is_dir() else session.paths.archived_data
     found = [""]
     for output in record.get("outputs", []):
