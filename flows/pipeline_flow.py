@@ -31,9 +31,12 @@ from tasks.reports import PipelineReport, ProjectReport, SessionReport, SweepRep
 from trackers.errors import BadInputError
 from trackers.lock import Holder
 
-NEVER_WRITTEN = PREFECT_LOCAL_STORAGE_PATH.value()
-"""Where flows would keep results. Of one that names no place, Prefect asks its server twice where that is, while all
-else in the process stands still; each time by a new client, 17 ms of reading certificates, unless there is one."""
+RESULT_STORAGE = PREFECT_LOCAL_STORAGE_PATH.value()
+"""Where flows would keep results, and Prefect keeps what it refused parameters with.
+
+For a flow that names no place, Prefect asks its server for one, twice, while all else in the process stands still; each
+time by a new client, 17 ms of reading certificates, unless there is one.
+"""
 P = ParamSpec("P")
 Report = PipelineReport | SessionReport | ProjectReport | SweepReport
 R = TypeVar("R", PipelineReport, SessionReport, ProjectReport, SweepReport)
@@ -111,7 +114,7 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
         named_types: Any = reporting  # Prefect would look their names up in this module
         named_types.__signature__ = form_signature(function)
         return ReportingFlow(
-            reporting, name=name, flow_run_name=run_name, persist_result=False, result_storage=NEVER_WRITTEN
+            reporting, name=name, flow_run_name=run_name, persist_result=False, result_storage=RESULT_STORAGE
         )
 
     return decorate

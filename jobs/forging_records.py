@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from jobs.copying import some
-from jobs.forging_sources import IMAGING, results_directory
+from jobs.forging_sources import IMAGING
 from jobs.hashing import digests
-from trackers.commands import run
+from trackers.commands import again, run
 from trackers.curation import curated
 from trackers.errors import JobFailedError, SessionDataError
 from trackers.layout import SessionPaths
@@ -54,11 +54,11 @@ def verify(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -
     Raises:
         JobFailedError: a file is missing, e.g. because a scratch volume was purged, or has other contents.
     """
-    folder = results_directory(paths)
+    folder = paths.results
     missing: list[str] = []
     changed: list[str] = []
     by_people: list[str] = []
-    again: list[str] = []
+    remedies: list[str] = []
     for pipeline, record in records.items():
         made = {str(o["path"]).removeprefix(_FOLDER): str(o["xxh3_128"]) for o in record.get("outputs", [])}
         taken = [name for name in made if PurePosixPath(name).suffix in _TAKEN]
@@ -68,15 +68,13 @@ def verify(paths: SessionPaths, records: Mapping[ProcessingPipelines, Record]) -
         by_people += curated(other) if pipeline is ProcessingPipelines.SUITE2P else []
         other = [name for name in other if name not in by_people]
         missing, changed = missing + gone, changed + other
-        # a file with other contents may be somebody's work: a run replaces it only where it is told to
-        over = ("--discard-curation",) if other else ()
-        again += [run(pipeline, paths, "--reprocess", *over)] if gone or other else []
+        remedies += [again(pipeline, paths, changed=bool(other))] if gone or other else []
     if missing or changed:
         words = [f"{len(missing)} are missing: {some(missing)}"] if missing else []
         words += [f"{len(changed)} have other contents: {some(changed)}"] if changed else []
         raise JobFailedError(
             f"Of the files that {paths} is forged from, {'; '.join(words)}. Nothing was written. Have them made again: "
-            f"{' && '.join(again)}"
+            f"{' && '.join(remedies)}"
         )
     imaged = (folder / IMAGING).is_dir()
     wanted = [p for p in MADE_OF if imaged or p is not ProcessingPipelines.SUITE2P]

@@ -148,11 +148,6 @@ class Sources:
         return behavior.trials(self.tables, self.descriptions["experiment_configuration"])
 
 
-def results_directory(paths: SessionPaths) -> Path:
-    """Return where a session's results lie: processed_data, or archived_data once they have been moved there."""
-    return paths.processed_data if paths.processed_data.is_dir() else paths.archived_data
-
-
 def collect(paths: SessionPaths) -> Sources:
     """Read a session's sources; large arrays are mapped, not read.
 
@@ -161,7 +156,7 @@ def collect(paths: SessionPaths) -> Sources:
     """
     data = load_session(paths)
     missing: list[str] = []
-    results = results_directory(paths)
+    results = paths.results
     experiment = data.session_type is SessionTypes.MESOSCOPE_EXPERIMENT
 
     def expected(names: tuple[str, ...]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.copying import PARTIAL, REMOVING, Accept, Check, check_no_link, check_plain, copy_tree, remove_tree, some
 from jobs.hashing import FileDigest, Shown, digests, files_of, folders_of
-from trackers.commands import run
+from trackers.commands import again
 from trackers.curation import curated
 from trackers.errors import FileSystemError, JobFailedError
 from trackers.files import make_directory
@@ -121,10 +121,10 @@ def check_against_records(paths: SessionPaths, processed: dict[str, FileDigest])
     if missing or changed:
         words = [f"{len(missing)} are missing: {some(missing)}"] if missing else []
         words += [f"{len(changed)} have other contents: {some(changed)}"] if changed else []
-        again = dict.fromkeys(_again(paths, record, replace=bool(changed)) for record in made_of)
+        remedies = dict.fromkeys(_again(paths, record, changed=bool(changed)) for record in made_of)
         raise JobFailedError(
             f"Of the files that the results of {paths} were made of, {'; '.join(words)}. Nothing was changed. "
-            f"Have them made again: {' && '.join(filter(None, again))}"
+            f"Have them made again: {' && '.join(filter(None, remedies))}"
         )
     return by_people
 
@@ -136,17 +136,16 @@ def _differs(output: dict[str, str], processed: dict[str, FileDigest]) -> bool:
     return there and processed[name].xxh3_128.hex() != output.get("xxh3_128")
 
 
-def _again(paths: SessionPaths, record: Path, *, replace: bool = False) -> str:
+def _again(paths: SessionPaths, record: Path, *, changed: bool = False) -> str:
     """Return the command that makes the results anew that a record is about; empty for a record of no pipeline.
 
     Args:
         paths: the session.
         record: the results' record.
-        replace: also where files have other contents, which may be somebody's work.
+        changed: whether files of theirs have other contents.
     """
     named = record.stem in ProcessingPipelines.__members__
-    over = ("--discard-curation",) if replace else ()
-    return run(ProcessingPipelines[record.stem], paths, "--reprocess", *over) if named else ""
+    return again(ProcessingPipelines[record.stem], paths, changed=changed) if named else ""
 
 
 def _outputs(paths: SessionPaths, record: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from jobs.forging_sources import collect, results_directory
+from jobs.forging_sources import collect
 from jobs.program import check_owner, run, session_parser, session_paths, write_report
 from jobs.report_checks import FAIL, Check, checks
 from jobs.report_movie import movies
@@ -40,10 +40,10 @@ def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
     sources = collect(paths)
     found = checks(sources, movies(paths, sources.planes))
     shown = figures(sources, _cells(across, paths.session))
-    tried = tries(results_directory(paths), sources.planes)
+    tried = tries(paths.results, sources.planes)
     people = overrulings(paths)
     html = page(sources, found, people, [*shown, *tried])
-    folder = results_directory(paths) / "report"
+    folder = paths.results / "report"
     make_directory(folder)
     written = {"checks": [asdict(check) for check in found], "missing": list(sources.missing)}
     atomic_write(folder / "report.html", html.encode())

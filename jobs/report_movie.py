@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.forging_sources import IMAGING, Array, Plane, results_directory
+from jobs.forging_sources import IMAGING, Array, Plane
 from trackers.layout import SessionPaths
 
 TENTHS = 10
@@ -58,7 +58,7 @@ class Movie:
 
 def movies(paths: SessionPaths, planes: tuple[Plane, ...]) -> list[Movie]:
     """Read the movies of all planes that still have one."""
-    return list(_movies(results_directory(paths) / IMAGING, planes))
+    return list(_movies(paths.results / IMAGING, planes))
 
 
 def _movies(folder: Path, planes: tuple[Plane, ...]) -> Iterator[Movie]:

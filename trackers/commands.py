@@ -54,6 +54,14 @@ def run(pipeline: ProcessingPipelines, paths: SessionPaths, *options: str) -> st
     return command("run", pipeline.name.lower(), *names, *options, *_roots(paths.volumes))
 
 
+def again(pipeline: ProcessingPipelines, paths: SessionPaths, *, changed: bool) -> str:
+    """Return the command that makes a session's result anew, of which files are missing, or `changed`.
+
+    A file with other contents may be somebody's work: a run replaces it only where it is told to.
+    """
+    return run(pipeline, paths, "--reprocess", *(("--discard-curation",) if changed else ()))
+
+
 def _named() -> str:
     """Return what the manager calls this server; empty where it is the manager's own computer."""
     return _server.get() or os.environ.get(NAME_VARIABLE, "")

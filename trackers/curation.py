@@ -45,7 +45,7 @@ def edited(target: Target, pipeline: ProcessingPipelines) -> list[str]:
 def changed(target: Target, record: dict[str, Any]) -> list[str]:
     """Return which files of a session's result that is in place differ from its record, as `edited` says it."""
     paths = target.paths
-    folder = paths.processed_data if paths.processed_data.is_dir() else paths.archived_data
+    folder = paths.results
     ended = datetime.fromisoformat(record["ended"]).timestamp()
     outputs = [output for output in record.get("outputs", []) if str(output["path"]).startswith(_FOLDER)]
     return [

@@ -132,6 +132,11 @@ class SessionPaths:
         return self.processed_data if self.volumes.one else self.storage_directory / "archived_data"
 
     @property
+    def results(self) -> Path:
+        """Where processed_data lies now: what archiving took away is in archived_data."""
+        return self.processed_data if self.processed_data.is_dir() else self.archived_data
+
+    @property
     def lock(self) -> Path:
         """The session lock."""
         return self.tracking_data / "session_lock.yaml"

@@ -141,7 +141,7 @@ def publications(target: Target) -> dict[ProcessingPipelines, Publication]:
     if not target.session:
         return {}
     paths = target.paths
-    results = paths.processed_data if paths.processed_data.is_dir() else paths.archived_data
+    results = paths.results
     return {pipeline: of_session(results, pipeline) for pipeline in _OF_SESSIONS}
 
 

@@ -65,10 +65,9 @@ def cells_chosen(session: Target) -> str:
     """
     if (record := record_of(session, ProcessingPipelines.SUITE2P)) is None:
         return ""
-    results = session.paths.processed_data if session.paths.processed_data.is_dir() else session.paths.archived_data
     found = [""]
     for output in record.get("outputs", []):
-        path = results / str(output["path"]).removeprefix(_FOLDER)
+        path = session.paths.results / str(output["path"]).removeprefix(_FOLDER)
         if path.name == CELLS:
             with contextlib.suppress(OSError):
                 changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
