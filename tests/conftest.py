@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -18,6 +19,10 @@ from trackers.processes import ProcessIdentity
 from trackers.server import answer
 
 pytest_plugins = ["tests.cluster_fixtures", "tests.flow_process", "tests.lab"]
+
+# What a script starts in its background ignores Ctrl-C and hands that on to whatever it starts; here Ctrl-C is pressed.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SESSION = "2025-08-26-18-30-15-123456"
 SESSION_DATA = """---
