@@ -9,7 +9,7 @@ PREFECT_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # on a busy computer 20 s are not enough
-    # with 5, in a project of 200 sessions on SQLite and a busy computer, 4 of 800 runs were given up after a minute
+    # a server that is restarted is waited for, 2, 4, 8 … s between two tries: nine minutes
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
-from prefect.context import FlowRunContext, SyncClientContext
+from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Completed, Failed
 
@@ -26,7 +26,7 @@ from tasks.compute_server import ComputeServer
 from tasks.interruption import Interruption, interruptible
 from tasks.lease import holder
 from tasks.outcome import in_sentences, result_of
-from tasks.prefect_api import once_created, reach_prefect, while_prefect_answers
+from tasks.prefect_api import prefect_clients, reach_prefect, while_prefect_answers
 from tasks.reports import PipelineReport, ProjectReport, SessionReport, SweepReport
 from trackers.errors import BadInputError
 from trackers.lock import Holder
@@ -89,9 +89,10 @@ class ReportingFlow(ServerFlow[P, Coroutine[Any, Any, R]]):
             server = given.get("server")
             async with reaching(server if isinstance(server, ComputeServer) else None):
                 await reach_prefect()
-                with SyncClientContext.get_or_create(), tagged(given):
-                    run: Any = functools.partial(Flow.__call__, self, *args, return_state=True, **kwargs)
-                    return await once_created(run)
+                async with prefect_clients():
+                    with tagged(given):
+                        run: Any = Flow.__call__(self, *args, return_state=True, **kwargs)
+                        return await run
         finally:
             turn.give()
             turn_of_this_run.reset(token)

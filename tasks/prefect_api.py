@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
 from prefect.client.base import ServerType
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from trackers.errors import PrefectError
 
-CREATIONS = 3  # of a flow run, each with all the tries of Prefect's client
+BUSY_SECONDS = (
+    600.0  # for which a database that is busy is asked again every second, before Prefect's client counts its tries
+)
 R = TypeVar("R")
 _guards: list[subprocess.Popen[bytes]] = []
 _reached: set[str | None] = set()  # the servers that have answered in this process
@@ -52,19 +57,28 @@ async def reach_prefect() -> None:
     _reached.add(named)
 
 
-async def once_created(run: Callable[[], Awaitable[R]]) -> R:
-    """Run a flow, anew where Prefect's client has given up to have the run created: nothing of it has begun then.
+@contextlib.asynccontextmanager
+async def prefect_clients() -> AsyncIterator[None]:
+    """Have one client of each kind for all runs below, which asks a busy SQLite again every second.
 
-    SQLite that is written to by others refuses every third creation, and of a thousand runs some as often as is tried.
+    SQLite that is written to by others refuses to create a run as often as not (`BUSY_SNAPSHOT`: the server reads
+    before it writes), however few are created at once. By itself the client waits 2, 4, 8 … s, and gives up.
     """
-    for _ in range(CREATIONS - 1):
-        try:
-            return await run()
-        except httpx.HTTPStatusError as error:
-            sent = error.request.method, error.request.url.path.rstrip("/").rpartition("/")[2]
-            if error.response.status_code != httpx.codes.SERVICE_UNAVAILABLE or sent != ("POST", "flow_runs"):
-                raise
-    return await run()
+    with SyncClientContext.get_or_create():
+        async with AsyncClientContext.get_or_create() as context:
+            hooks = context.client._client.event_hooks["response"]
+            if _again_soon not in hooks:
+                hooks.append(_again_soon)
+            yield
+
+
+async def _again_soon(response: httpx.Response) -> None:
+    """Have a client repeat what a busy database refused, by the headers with which Prefect asks for patience."""
+    if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        return
+    since: float = response.request.extensions.setdefault("busy_since", time.monotonic())
+    if b"exception_message" in await response.aread() and time.monotonic() < since + BUSY_SECONDS:
+        response.headers.update({"Retry-After": "1", "Prefect-Maintenance": "true"})
 
 
 async def while_prefect_answers(work: Awaitable[R]) -> R:

@@ -110,7 +110,7 @@ def test_without_prefect_nothing_is_done_and_one_sentence_says_it(tmp_path: Path
     assert not (session / "tracking_data").exists()
 
 
-def test_a_run_is_created_though_prefect_refused_it_as_often_as_its_client_tries(
+def test_a_run_and_one_within_it_are_created_though_prefect_refused_them_as_often_as_its_client_tries(
     tmp_path: Path, prefect: PrefectServer
 ) -> None:
     make_session(tmp_path / "storage")
@@ -121,9 +121,9 @@ def test_a_run_is_created_though_prefect_refused_it_as_often_as_its_client_tries
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-            if self.path == "/api/flow_runs/" and len(refused) < 2:
+            if self.path in ("/api/flow_runs/", "/api/task_runs/") and refused.count(self.path) < 2:
                 refused.append(self.path)
-                self._answer(503, b"{}")
+                self._answer(503, b'{"exception_message":"Service Unavailable"}')
                 return
             asked = Request(f"http://127.0.0.1:{prefect.port}{self.path}", body or None, method=self.command)
             asked.add_header("Content-Type", "application/json")
@@ -150,7 +150,7 @@ def test_a_run_is_created_though_prefect_refused_it_as_often_as_its_client_tries
         changes = {**prefect.environment, "PREFECT_API_URL": api, "PREFECT_CLIENT_MAX_RETRIES": "0"}
         done = checksum(tmp_path, changes)
         busy.shutdown()
-    assert len(refused) == 2
+    assert sorted(refused) == [*["/api/flow_runs/"] * 2, *["/api/task_runs/"] * 2]
     assert "ax_checksum.txt is missing" in done.stdout, done.stderr  # the job's own word: it ran
 
 
