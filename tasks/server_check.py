@@ -173,16 +173,22 @@ async def _logged_in(server: Server, hop: Hop) -> AsyncIterator[Finding]:
         yield Finding("login", "failure", str(error), "Log in once: sessionflow server login {name}")
     except SessionflowError as error:
         yield known
-        yield Finding("login", "failure", str(error), _login_remedy(server, hop))
+        yield Finding("login", "failure", str(error), _login_remedy(server, hop, str(error)))
     else:
         yield known
         yield Finding("login", "ok", f"as {hop.user}")
         await connection.close()
 
 
-def _login_remedy(server: Server, hop: Hop) -> str:
+def _login_remedy(server: Server, hop: Hop, said: str) -> str:
     if server.key_file and not Path(server.key_file).expanduser().exists():
         return "Correct `key_file` in the description, or make that key with ssh-keygen and put its .pub there."
+    if "interactive_login" not in said:  # it takes no password, which ssh-copy-id would need
+        key = f"{server.key_file}.pub" if server.key_file else "the public half of a key of this computer"
+        return (
+            "Correct `user` and `key_file` in the description, or have the server's administrator, or whoever can log "
+            f"in as {hop.user}, add {key} to ~{hop.user}/.ssh/authorized_keys there."
+        )
     key = f" -i {shlex.quote(f'{server.key_file}.pub')}" if server.key_file else ""
     return (
         f"Put a key of this computer there: ssh-copy-id{key} -p {hop.port} {hop.user}@{hop.host}; for one-time "
