@@ -126,7 +126,7 @@ async def _reach(server: Server) -> AsyncIterator[Finding]:
         yield found
         if found.result == "failure":
             return
-    async for found in _logged_in(server, hops[-1]):
+    async for found in _logged_in(server, hops):
         yield found
 
 
@@ -158,9 +158,10 @@ def _connection(hop: Hop) -> Finding:
     return Finding("connection", "ok", f"{hop.place} answers in {took:.0f} ms")
 
 
-async def _logged_in(server: Server, hop: Hop) -> AsyncIterator[Finding]:
+async def _logged_in(server: Server, hops: Sequence[Hop]) -> AsyncIterator[Finding]:
     from tasks.ssh import connect
 
+    hop = hops[-1]
     known = Finding("host key", "ok", f"known for {hop.place}")
     try:
         connection = await connect(server.address())
@@ -172,8 +173,10 @@ async def _logged_in(server: Server, hop: Hop) -> AsyncIterator[Finding]:
         yield known
         yield Finding("login", "failure", str(error), "Log in once: sessionflow server login {name}")
     except SessionflowError as error:
-        yield known
-        yield Finding("login", "failure", str(error), _login_remedy(server, hop, str(error)))
+        # a jump host may be the one that refuses
+        refused = next((each for each in hops if f"{each.user}@{each.place} " in str(error)), hop)
+        yield replace(known, words=f"known for {refused.place}")
+        yield Finding("login", "failure", str(error), _login_remedy(server, refused, str(error)))
     else:
         yield known
         yield Finding("login", "ok", f"as {hop.user}")

@@ -217,6 +217,21 @@ def test_a_site_that_takes_passwords_is_given_the_key_by_one(own_sshd: Callable[
     assert "interactive_login: true" in done.stdout
 
 
+def test_a_jump_host_that_lets_nobody_in_is_the_one_to_be_given_a_key(
+    own_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    outer, server = own_sshd(authentication="password"), own_sshd()
+    (tmp_path / ".ssh").mkdir()
+    known = f"UserKnownHostsFile {outer.known_hosts_file}"
+    lines = f"Host outer\n  HostName {outer.host}\n  Port {outer.port}\n  User {outer.account}\n  {known}\n"
+    (tmp_path / ".ssh" / "config").write_text(f"{lines}Host {server.host}\n  ProxyJump outer\n")
+    done = checked(described(server, tmp_path), SSH_AUTH_SOCK="", HOME=str(tmp_path))
+    said = " ".join(done.stdout.split())
+    assert results(done)["login"] == "failure", done.stdout
+    assert f"known for {outer.host}:{outer.port}" in said
+    assert f"-p {outer.port} {outer.account}@{outer.host}" in said
+
+
 def test_a_key_file_that_is_not_there_is_to_be_corrected(own_sshd: Callable[..., Sshd], tmp_path: Path) -> None:
     done = checked(described(own_sshd(), tmp_path, key_file=str(tmp_path / "mine")), HOME=str(tmp_path))
     assert results(done)["login"] == "failure", done.stdout
