@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import logging
 import os
 import pkgutil
 import signal
@@ -71,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command and exit."""
     parsed = parser().parse_args(arguments)
     if parsed.carry_out != "flows.cli_up:up":  # its parts inherit it, and have logs to write
-        # the command says what happens itself; the log of every run is in Prefect's database all the same
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        _quieten_prefect()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         carry_out = pkgutil.resolve_name(parsed.carry_out)  # only now: --help need not wait for Prefect
@@ -95,6 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _quieten_prefect() -> None:
+    """Keep runs' logs out of the terminal, except what whoever sits at it has to know: that a server is waited for."""
+    level = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+    if level not in os.environ:
+        # the command says what happens itself; the log of every run is in Prefect's database all the same
+        os.environ[level] = "CRITICAL"
+        if logging.lastResort is not None:
+            logging.getLogger("sessionflow.server").addHandler(logging.lastResort)
 
 
 def _say_the_end() -> None:

@@ -27,7 +27,7 @@ GREETING_SECONDS = 60.0  # for the first answer: a login node under load may tak
 HURRIED_SECONDS = 30.0  # for one that is out of reach while the run is being ended
 LOGIN_SECONDS = 5.0  # between looks at whether somebody has logged in
 Listener = Callable[[dict[str, Any]], None]
-logger = logging.getLogger("sessionflow")
+logger = logging.getLogger("sessionflow.server")
 
 
 class Client:
@@ -131,7 +131,7 @@ class Client:
     def _say(self, words: str) -> None:
         """Tell people what is waited for, once each time that it changes; runs tell it in their own logs."""
         only_here = {"send_to_api": False}
-        if words and not self._said:
+        if words and words.partition(":")[0] != self._said.partition(":")[0]:
             logger.warning("%s: %s", self.server.label, words, extra=only_here)
         elif not words:
             logger.warning("%s answers again", self.server.label, extra=only_here)

@@ -126,7 +126,7 @@ async def _reach(server: Server) -> AsyncIterator[Finding]:
         yield found
         if found.result == "failure":
             return
-    async for found in _logged_in(server, hops[-1]):
+    async for found in _logged_in(server, hops):
         yield found
 
 
@@ -158,9 +158,10 @@ def _connection(hop: Hop) -> Finding:
     return Finding("connection", "ok", f"{hop.place} answers in {took:.0f} ms")
 
 
-async def _logged_in(server: Server, hop: Hop) -> AsyncIterator[Finding]:
+async def _logged_in(server: Server, hops: Sequence[Hop]) -> AsyncIterator[Finding]:
     from tasks.ssh import connect
 
+    hop = hops[-1]
     known = Finding("host key", "ok", f"known for {hop.place}")
     try:
         connection = await connect(server.address())
@@ -172,17 +173,25 @@ async def _logged_in(server: Server, hop: Hop) -> AsyncIterator[Finding]:
         yield known
         yield Finding("login", "failure", str(error), "Log in once: sessionflow server login {name}")
     except SessionflowError as error:
-        yield known
-        yield Finding("login", "failure", str(error), _login_remedy(server, hop))
+        # a jump host may be the one that refuses
+        refused = next((each for each in hops if f"{each.user}@{each.place} " in str(error)), hop)
+        yield replace(known, words=f"known for {refused.place}")
+        yield Finding("login", "failure", str(error), _login_remedy(server, refused, str(error)))
     else:
         yield known
         yield Finding("login", "ok", f"as {hop.user}")
         await connection.close()
 
 
-def _login_remedy(server: Server, hop: Hop) -> str:
+def _login_remedy(server: Server, hop: Hop, said: str) -> str:
     if server.key_file and not Path(server.key_file).expanduser().exists():
         return "Correct `key_file` in the description, or make that key with ssh-keygen and put its .pub there."
+    if "interactive_login" not in said:  # it takes no password, which ssh-copy-id would need
+        key = f"{server.key_file}.pub" if server.key_file else "the public half of a key of this computer"
+        return (
+            "Correct `user` and `key_file` in the description, or have the server's administrator, or whoever can log "
+            f"in as {hop.user}, add {key} to ~{hop.user}/.ssh/authorized_keys there."
+        )
     key = f" -i {shlex.quote(f'{server.key_file}.pub')}" if server.key_file else ""
     return (
         f"Put a key of this computer there: ssh-copy-id{key} -p {hop.port} {hop.user}@{hop.host}; for one-time "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tasks.servers import Server
 from tasks.this_computer import Runs
 from tasks.transport import message_of
+from trackers.errors import SessionflowError
 
 OLDEST = (3, 11)
 USUAL = ("python3.13", "python3.12", "python3.11", "python3")
@@ -108,11 +109,20 @@ async def pythons(connection: Runs, server: Server, given: str = "") -> list[Pyt
         connection: to the server.
         server: its description; what has to be activated for the server side is activated here as well.
         given: look at this one only.
+
+    Raises:
+        SessionflowError: what has to be activated failed.
     """
     described = [environment.python for environment in server.environments.values() if environment.python]
     candidates = [given] if given else [*USUAL, *dict.fromkeys(described)]
     words = server.activated("sh", "-s", *candidates)
     answer = await connection.run(words, input=_SEARCH.encode(), timeout=PROBE_SECONDS)
+    if answer.exit_code:  # not of the search, which ends with 0 whatever it finds
+        said = answer.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {answer.exit_code}"]
+        raise SessionflowError(
+            f"{server.label}: what is activated before the server side (`environments: core`, or the account's shell) "
+            f"failed: {said[0]}. Nothing was changed there."
+        )
     return parse_pythons(answer.stdout.decode(errors="replace"))
 
 

@@ -89,8 +89,11 @@ def fetched(wanted: list[str], python: Python, folder: Path | None) -> Iterator[
         folder: has the wheels, where this computer cannot fetch them; None: they are fetched.
 
     Raises:
+        BadInputError: there is no such folder.
         SessionflowError: they cannot be had; with pip's own words.
     """
+    if folder is not None and not folder.is_dir():
+        raise BadInputError(f"{folder} is no folder of this computer. Nothing was changed on the server.")
     with tempfile.TemporaryDirectory(prefix="sessionflow-wheels-") as place:
         source = ["--no-index", "--find-links", str(folder)] if folder else []
         options = ["--only-binary", ":all:", *python.tags()]
@@ -106,7 +109,8 @@ def fetched(wanted: list[str], python: Python, folder: Path | None) -> Iterator[
         if done.returncode:
             errors = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")]
             said = "; ".join((errors or done.stderr.strip().splitlines())[-_LAST_LINES:])
-            raise SessionflowError(_not_had(f"pip says: {said}", wanted, options))
+            where = f"{folder} does not have all of them; " if folder else ""
+            raise SessionflowError(_not_had(f"{where}pip says: {said}", wanted, options))
         yield sorted(Path(place).glob("*.whl"))
 
 

@@ -60,14 +60,22 @@ class PrefectServer:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
+        try:
+            self._wait(self.process)
+        except BaseException:  # a fixture that fails before it has given anything ends nothing
+            if self.process.poll() is None:
+                self.stop()
+            raise
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 100  # on a busy machine it takes more than a minute
         while True:
             try:
                 with urllib.request.urlopen(f"{self.api}/health", timeout=2):
                     return
             except OSError:
                 assert time.monotonic() < deadline, (self.home / "server.log").read_text()[-2000:]
-                assert self.process.poll() is None, (self.home / "server.log").read_text()[-2000:]
+                assert process.poll() is None, (self.home / "server.log").read_text()[-2000:]
                 time.sleep(0.1)
 
     def stop(self) -> None:

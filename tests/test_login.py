@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tasks import held
 from tasks.login import _harmless, login, logout
 from tasks.ssh import SshAddress, connect
 from tasks.ssh_config import route
+from tests.conftest import make_session
 from tests.daemon import wait_until
+from tests.prefect_server import REPOSITORY, PrefectServer
 from tests.sshd import Sshd
 from trackers.errors import (
     AuthenticationError,
@@ -182,6 +185,43 @@ async def test_without_a_login_the_error_says_what_to_run(server: Sshd) -> None:
     with pytest.raises(LoginNeededError, match="sessionflow server login cluster"):
         await connect(address(server))
     assert server.logins == 0
+
+
+@pytest.mark.slow
+def test_whoever_started_a_run_is_told_in_the_terminal_that_it_waits_for_login(
+    server: Sshd, logged_in: SshAddress, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    make_session(tmp_path / "storage")
+    begun = tmp_path / "begun"
+    slow = f"touch {begun}; sleep 8; export PYTHONPATH={REPOSITORY}"
+    environments = {
+        "core": {"python": sys.executable, "activate": f"export PYTHONPATH={REPOSITORY}"},
+        "manifest": {"python": sys.executable, "activate": slow},
+    }
+    way = {"host": server.host, "port": server.port, "user": server.account, "interactive_login": True}
+    known = {"known_hosts_file": str(server.known_hosts_file), "storage_root": str(tmp_path / "storage")}
+    (tmp_path / "server.yaml").write_text(yaml.safe_dump({**way, **known, "environments": environments}))
+    command = ["run", "manifest", "--project", "Project", "--server", str(tmp_path / "server.yaml")]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *command],
+        env={**prefect.environment, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": os.environ["XDG_RUNTIME_DIR"]},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert wait_until(begun.exists, 60), run.communicate(timeout=60)
+    server.drop_connections()
+    assert run.stderr is not None
+    said = ""
+    while "waiting for login" not in said:
+        said = run.stderr.readline()
+        assert said, "it ended without a word"
+    assert "sessionflow server login" in said
+    login(logged_in, Person(server.one_time_password()))
+    printed, errors = run.communicate(timeout=60)
+    assert run.returncode == 0, printed + errors
+    assert "answers again" in errors
 
 
 async def test_a_socket_that_nobody_listens_at_is_no_login(server: Sshd, runtime_folder: Path) -> None:

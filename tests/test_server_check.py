@@ -20,11 +20,13 @@ from tasks.transport import LocalChannel
 from tests.cluster import Cluster
 from tests.conftest import SESSION, make_session
 from tests.sshd import Sshd, make_key
-from trackers.check import Finding, Group, check
+from trackers.check import Finding, Group, Wish, check
+from trackers.check_slurm import slurm
 from trackers.check_volumes import Mount, locks, mount_of, parse_mounts, parse_quota, quota, room, writable
 from trackers.errors import UnreachableError
+from trackers.layout import Volumes
 from trackers.names import ProcessingPipelines
-from trackers.site import Site
+from trackers.site import Site, SlurmOptions
 
 ROOT = Path(__file__).parents[1]
 StartCluster = Callable[..., Cluster]
@@ -127,6 +129,36 @@ def test_what_a_site_does_not_allow_is_said_with_what_to_do(own_cluster: StartCl
     assert results(closed)["jobs"] == "skipped"
     wrong = checked(described(cluster.sshd, tmp_path, scheduler="slurm", slurm={"options": ["--constraint=avx512"]}))
     assert "Invalid feature specification" in wrong.stdout
+    assert "its `partition`, or one of its `options`" in wrong.stdout
+    assert "memory_gb" not in wrong.stdout
+
+
+@pytest.mark.slow
+def test_each_refusal_of_slurm_names_the_field_to_correct_and_a_limit_is_no_failure(
+    own_cluster: StartCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = own_cluster(accounting=True)
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+
+    def found(memory_gb: float = 1.0, **options: str) -> Finding:
+        site = Site(Volumes(tmp_path, tmp_path), "slurm", slurm=SlurmOptions(**options))
+        wish = Wish("behavior", 1, memory_gb, 10, 0)
+        return next(each for each in slurm(site, [wish]) if each.step == "jobs")
+
+    wrong = found(account="lba")
+    assert (wrong.result, "Invalid account" in wrong.words) == ("failure", True)
+    assert wrong.remedy == "Correct `slurm: account` in the description; this account can use: lab, root."
+    wrong = found(qos="hihg")
+    assert (wrong.result, "Invalid qos" in wrong.words) == ("failure", True)
+    assert wrong.remedy == "Correct `slurm: qos` in the description; this account can use: normal."
+    large = found(memory_gb=5000.0)
+    assert (large.result, "1 core, 5000 GB" in large.words) == ("failure", True)
+    assert large.remedy.startswith("Lower it in the description")
+    cluster.command("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=1")
+    cluster.submit("true", "--hold")
+    limited = found()
+    assert (limited.result, "AssocMaxSubmitJobLimit" in limited.words) == ("warning", True)
+    assert "Jobs wait their turn" in limited.remedy
 
 
 def test_a_controller_that_is_away_skips_what_depends_on_it(own_cluster: StartCluster, tmp_path: Path) -> None:
@@ -161,8 +193,43 @@ def test_the_way_ends_where_it_ends_and_the_rest_is_skipped(
     assert found[fault] == "failure", done.stdout
     assert set(list(found.values())[: steps.index(fault)]) <= {"ok"}
     assert set(list(found.values())[steps.index(fault) + 1 :]) == {"skipped"}
-    remedies = {"name": "VPN", "connection": "ProxyJump", "host key": "ssh-keyscan", "login": "ssh-copy-id"}
+    remedies = {"name": "VPN", "connection": "ProxyJump", "host key": "ssh-keyscan", "login": "authorized_keys"}
     assert remedies.get(fault, "`environments: core`") in done.stdout
+
+
+def test_an_activation_that_fails_is_not_taken_for_a_missing_python(
+    own_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    core = {"core": {"activate": "module load nothing-of-that-name"}}
+    file = described(own_sshd(), tmp_path, environments=core)
+    said = " ".join(checked(file).stdout.split())
+    assert "warning Python could not be looked for" in said
+    assert "`environments: core`, or the account's shell) failed: bash: line 2: module: command not found" in said
+    assert "uv python" not in said
+
+
+def test_a_site_that_takes_passwords_is_given_the_key_by_one(own_sshd: Callable[..., Sshd], tmp_path: Path) -> None:
+    server = own_sshd(authentication="password")
+    stranger = make_key(tmp_path / "stranger")
+    done = checked(described(server, tmp_path, key_file=str(stranger)), SSH_AUTH_SOCK="", HOME=str(tmp_path))
+    assert results(done)["login"] == "failure", done.stdout
+    assert f"ssh-copy-id -i {stranger}.pub -p {server.port}" in " ".join(done.stdout.split())
+    assert "interactive_login: true" in done.stdout
+
+
+def test_a_jump_host_that_lets_nobody_in_is_the_one_to_be_given_a_key(
+    own_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    outer, server = own_sshd(authentication="password"), own_sshd()
+    (tmp_path / ".ssh").mkdir()
+    known = f"UserKnownHostsFile {outer.known_hosts_file}"
+    lines = f"Host outer\n  HostName {outer.host}\n  Port {outer.port}\n  User {outer.account}\n  {known}\n"
+    (tmp_path / ".ssh" / "config").write_text(f"{lines}Host {server.host}\n  ProxyJump outer\n")
+    done = checked(described(server, tmp_path), SSH_AUTH_SOCK="", HOME=str(tmp_path))
+    said = " ".join(done.stdout.split())
+    assert results(done)["login"] == "failure", done.stdout
+    assert f"known for {outer.host}:{outer.port}" in said
+    assert f"-p {outer.port} {outer.account}@{outer.host}" in said
 
 
 def test_a_key_file_that_is_not_there_is_to_be_corrected(own_sshd: Callable[..., Sshd], tmp_path: Path) -> None:

@@ -181,7 +181,11 @@ def test_a_server_without_a_new_enough_python_is_told_so(lab: Lab, core_wheels: 
 def test_wheels_that_are_not_there_are_said_with_the_command_that_brings_them(lab: Lab, tmp_path: Path) -> None:
     refused = lab.install(tmp_path)
     assert refused.returncode == 1
+    assert f"{tmp_path} does not have all of them" in refused.stderr
     assert "--wheels FOLDER: pip download" in refused.stderr
+    missing = lab.install(tmp_path / "missing")
+    assert missing.returncode == 2
+    assert f"{tmp_path / 'missing'} is no folder of this computer. Nothing was changed" in missing.stderr
     assert not (lab.root / "core").exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from trackers.check import Finding, Wish
@@ -30,25 +30,36 @@ from trackers.slurm_limits import (
     parse_qos,
 )
 from trackers.slurm_queue import Answer, ask_slurm
+from trackers.slurm_text import Refusal, refusal_of
 
 NEEDED = ("sbatch", "squeue", "scancel", "scontrol")
 QUESTION_SECONDS = 20.0
 STEPS = ("partition", "jobs", "submit limits", "accounting", "other accounts' jobs")
 MOST_TESTED = 20  # of the different things that jobs ask for
+LESS = (
+    "Lower it in the description (`resources: PIPELINE: {memory_gb: …}`, and so minutes, cpus and gpus), or choose "
+    "another partition or QOS."
+)
 
 
 @dataclass(frozen=True)
 class Rights:
     """What this account may do, as far as accounting says; empty without accounting."""
 
-    associations: tuple[Association, ...] = ()
+    associations: tuple[Association, ...] = ()  # with the Slurm account that the description names, if it does
     qos: tuple[Qos, ...] = ()
     problem: str = ""
+    accounts_of_all: frozenset[str] = frozenset()  # also those that the description does not name
 
     @property
     def accounts(self) -> set[str]:
         """The Slurm accounts that jobs may be charged to."""
         return {association.account for association in self.associations}
+
+    @property
+    def names_of_qos(self) -> set[str]:
+        """The QOS that jobs may have."""
+        return {name for association in self.associations for name in association.qos}
 
 
 def slurm(site: Site, wishes: list[Wish]) -> Iterator[Finding]:
@@ -122,18 +133,16 @@ def jobs(
 ) -> Finding:
     """Compare what jobs ask for with the partition, then ask Slurm whether it would take them; none is submitted."""
     where = "; ".join(map(in_words, nodes)) or "nodes unknown"
-    remedy = "Lower it in the description (`resources: PIPELINE: memory_gb: …`), or choose another partition or QOS."
     refused = {wish.label: _never(options, chosen, nodes, rights, wish) for wish in wishes}
     if problems := [f"{label} asks for {problem}" for label, problem in refused.items() if problem]:
-        return Finding("jobs", "failure", "; ".join(problems), remedy)
+        return Finding("jobs", "failure", "; ".join(problems), LESS)
     answers = {asked: _ask("sbatch", "--test-only", *asked, "--wrap=true") for asked in _different(options, wishes)}
     for asked, answer in answers.items():
         if answer.code is None:
             said = f"Slurm did not say whether it would take them: {answer.words}"
             return Finding("jobs", "warning", said, "Slurm is busy; look again later.")
         if not answer.ok:
-            said = f"sbatch {' '.join(asked)}: {answer.words}"
-            return Finding("jobs", "failure", said, f"Correct `slurm` in the description. {remedy}")
+            return _refused(asked, answer, rights)
     if large := [wish.label for wish in wishes if _retry_misfit(chosen, nodes, rights, wish)]:
         words = f"all can start ({where}), but retries of {', '.join(large)} cannot go as far as they may"
         return Finding("jobs", "warning", words, "Lower maximum_memory_gb and maximum_minutes, or leave it so.")
@@ -188,6 +197,27 @@ def _limits(chosen: Partition) -> str:
     return f"{chosen.name}{' (the default)' if chosen.default else ''}: {minutes}{memory}{cpus}"
 
 
+def _refused(asked: tuple[str, ...], answer: Answer, rights: Rights) -> Finding:
+    """Say what to do about Slurm's refusal of what a job asks for."""
+    said, words = f"sbatch {' '.join(asked)}: {answer.words}", answer.words.lower()
+    if refusal_of(answer.errors, timed_out=False) is Refusal.LIMIT:
+        remedy = "Jobs wait their turn; to know whether Slurm would take these, look again when others have ended."
+        return Finding("jobs", "warning", f"as many are submitted as may be: {said}", remedy)
+    if "invalid account" in words:
+        remedy = f"Correct `slurm: account` in the description{_choice(rights.accounts_of_all)}."
+    elif "invalid qos" in words:
+        remedy = f"Correct `slurm: qos` in the description{_choice(rights.names_of_qos)}."
+    elif "policy" in words or "node configuration" in words or "node count" in words:
+        remedy = LESS
+    else:
+        remedy = "Correct `slurm` in the description: its `partition`, or one of its `options`."
+    return Finding("jobs", "failure", said, remedy)
+
+
+def _choice(names: Collection[str]) -> str:
+    return f"; this account can use: {', '.join(sorted(names))}" if names else ""
+
+
 def _never(options: SlurmOptions, chosen: Partition, nodes: list[NodeKind], rights: Rights, wish: Wish) -> str:
     for qos in rights.qos:
         if qos.minutes is not None and wish.minutes > qos.minutes and qos.name == (options.qos or qos.name):
@@ -218,12 +248,12 @@ def _rights(options: SlurmOptions, facts: dict[str, str]) -> Rights:
     limits = _ask("sacctmgr", "-n", "-P", "show", "qos", f"format={QOS_FIELDS}")
     if not answer.ok or not limits.ok:
         return Rights(problem=(answer if not answer.ok else limits).words)
-    associations = [
-        each for each in parse_associations(answer.output) if not options.account or each.account == options.account
-    ]
+    everything = parse_associations(answer.output)
+    associations = [each for each in everything if not options.account or each.account == options.account]
     used = {options.qos} if options.qos else {name for each in associations for name in each.qos[:1]}
     known = parse_qos(limits.output)
-    return Rights(tuple(associations), tuple(known[name] for name in sorted(used) if name in known))
+    qos = tuple(known[name] for name in sorted(used) if name in known)
+    return Rights(tuple(associations), qos, accounts_of_all=frozenset(each.account for each in everything))
 
 
 def _groups() -> set[str]:

@@ -174,7 +174,7 @@ def misfit(
     if partition.cpus is not None and cpus > partition.cpus:
         return f"{cpus} cores, and {partition.name} allows {partition.cpus} of a node"
     if nodes and not any(n.cpus >= cpus and n.memory_mib >= mebibytes and n.gpus >= gpus for n in nodes):
-        asked = f"{cpus} cores, {memory_gb:g} GB" + (f", {gpus} GPUs" if gpus else "")
+        asked = f"{_some(cpus, 'core')}, {memory_gb:g} GB" + (f", {_some(gpus, 'GPU')}" if gpus else "")
         return f"{asked}, and no node of {partition.name} has that ({'; '.join(map(in_words, nodes))})"
     return ""
 
@@ -188,6 +188,10 @@ def in_words(node: NodeKind) -> str:
 def gigabytes(mebibytes: int) -> str:
     """Return an amount of memory, GB of 10^9 bytes."""
     return f"{mebibytes * MEBIBYTE_GB:.0f} GB"
+
+
+def _some(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _least(*limits: int | None) -> int | None:
