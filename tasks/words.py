@@ -28,9 +28,13 @@ def why(job: View) -> str:
     tail = " / ".join(line.strip() for line in job["tail"][-TAIL_LINES:])
     whereabouts = place(job)
     name = f"{job['name']} {job['state']}" + (f" ({whereabouts})" if whereabouts else "")
-    log = "" if job["reason"].startswith((REFUSED, NOT_SUBMITTED)) else f"log: {job['errors']} on the server"
+    next_step = f"log: {job['errors']} on the server"
+    if job["reason"].startswith(REFUSED):
+        next_step = "correct the server's description (sessionflow server check says which field), and run it again"
+    elif job["reason"].startswith(NOT_SUBMITTED):
+        next_step = ""  # that is said of the job which Slurm refused
     # the job's own words last: they may end with a command
-    parts = [name, job["reason"], used_of_asked(job), log, tail]
+    parts = [name, job["reason"], used_of_asked(job), next_step, tail]
     return "; ".join(part.rstrip(".") for part in parts if part)
 
 

@@ -122,6 +122,7 @@ def test_a_graph_that_slurm_refuses_fails_with_its_words_and_leaves_nothing_behi
     assert "Slurm refused it: Memory specification can not be satisfied" in by_name(view)["huge"]["reason"]
     assert "Slurm refused huge" in by_name(view)["never"]["reason"]
     assert not any("log: " in why(by_name(view)[name]) for name in ("huge", "never"))  # nobody wrote one
+    assert "correct the server's description (sessionflow server check says which field)" in why(by_name(view)["huge"])
     assert side.finish(view)["status"] == "failed"
     assert {state for _, _, state in side.jobs_in_slurm(view)} <= {"CANCELLED", "FAILED"}
     assert side.get("tracker_show", pipeline="BEHAVIOR")["status"] == "failed"
