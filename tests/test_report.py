@@ -211,6 +211,50 @@ def test_a_treadmill_that_slips_is_recognized_where_the_animal_only_slowed_down_
     assert report(paths)[1]["treadmill_slipped"]["verdict"] == "fail"
 
 
+def flat_energy(paths: SessionPaths) -> None:
+    """Let the face camera see the same, whatever the animal does."""
+    table = read(paths, "camera_data/face_camera_motion")
+    write(paths, "camera_data/face_camera_motion", **(table.to_dict() | {"motion_energy": np.ones(len(table))}))
+
+
+def stand_still(paths: SessionPaths) -> None:
+    """Let the treadmill not turn at all."""
+    table = read(paths, "behavior_data/encoder_data")
+    write(paths, "behavior_data/encoder_data", **(table.to_dict() | {"traveled_distance_cm": np.zeros(len(table))}))
+
+
+UNTELLING: dict[str, tuple[Callable[[SessionPaths], None], str]] = {
+    "a camera that sees no difference": (flat_energy, "the face camera does not tell running from rest"),
+    "no camera": (
+        lambda paths: (paths.processed_data / "camera_data/face_camera_motion.feather").unlink(),
+        "no camera's motion energy is there",
+    ),
+    "a treadmill that never turned": (stand_still, "it never turned faster than 0 cm/s for 3 s"),
+}
+
+
+@pytest.mark.parametrize("case", UNTELLING)
+def test_a_treadmill_that_nothing_can_be_compared_with_is_unknown(tmp_path: Path, case: str) -> None:
+    paths = plant_good(tmp_path, RUN)
+    change, words = UNTELLING[case]
+    change(paths)
+    check = report(paths)[1]["treadmill_slipped"]
+    assert (check["verdict"], check["value"]) == ("unknown", None)
+    assert words in check["words"]
+
+
+def test_a_treadmill_is_compared_with_the_camera_that_tells_running_from_rest(tmp_path: Path) -> None:
+    paths = plant_good(tmp_path, RUN)
+    seen = read(paths, "camera_data/face_camera_motion")
+    flat_energy(paths)
+    write(paths, "camera_data/left_camera_motion", **seen.to_dict())
+    assert report(paths)[1]["treadmill_slipped"]["verdict"] == "pass"
+    slip(paths)
+    check = report(paths)[1]["treadmill_slipped"]
+    assert check["verdict"] == "fail"
+    assert "the left camera saw running" in check["words"]
+
+
 def test_a_session_without_imaging_has_no_checks_of_it(tmp_path: Path) -> None:
     _, checks = report(plant_good(tmp_path, RUN))
     assert set(checks) == {"frames_dropped", "camera_stopped", "lick_sensor_stuck", "treadmill_slipped"}
