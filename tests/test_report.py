@@ -193,6 +193,12 @@ def test_a_planted_defect_is_recognized_and_nothing_else_is_found(tmp_path: Path
     assert f"Fails: {checks[defect]['title']}." in html
 
 
+def test_a_plane_that_only_drifted_sideways_did_not_move_out_of_plane(tmp_path: Path) -> None:
+    paths = plant_good(tmp_path)
+    change_movies(paths, lambda m: np.stack([np.roll(frame, 6 * at // len(m), 0) for at, frame in enumerate(m)]))
+    assert report(paths)[1]["moved_out_of_plane"]["verdict"] == "pass"
+
+
 def test_a_good_session_passes_every_check(tmp_path: Path) -> None:
     html, checks = report(plant_good(tmp_path))
     assert {name: check["verdict"] for name, check in checks.items()} == dict.fromkeys(DEFECTS, "pass")
