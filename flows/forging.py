@@ -61,16 +61,17 @@ async def forging(
     """
     server = server or this_computer()
     chosen = [_names(session) for session in sessions or []]
-    given = {"species": species, "unclear_frames": "" if unclear_frames == "refuse" else unclear_frames}
+    wanted = {"species": species, "unclear_frames": "" if unclear_frames == "refuse" else unclear_frames}
+    given = {name: value for name, value in wanted.items() if value}
     async with connected_in_run(server) as client:
-        settings = await _settings(client, project, {name: value for name, value in given.items() if value})
+        settings = await _settings(client, project, given)
         left_out: tuple[str, ...] = ()
         if not chosen:
             chosen, left_out = await _all_that_can_be_forged(client, project, animals or [], require_qc)
     async with dataset_pipeline(
         ProcessingPipelines.FORGING,
         *(server, project, dataset, chosen),
-        settings=settings,
+        settings={**settings, **({"this_run": given} if given else {})},
         reprocess=reprocess,
         keep_job_logs=keep_job_logs,
         requested_by=requested_by,

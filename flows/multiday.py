@@ -7,6 +7,7 @@ from flows.pipeline import dataset_pipeline, pipeline_flow
 from flows.report import pages_after
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport
+from trackers.errors import BadInputError
 from trackers.graph import Job, Resources, Stage
 from trackers.names import ProcessingPipelines
 
@@ -33,13 +34,18 @@ async def multiday(
     Args:
         project: The project's name.
         animal: The animal's name or number.
-        sessions: The sessions' names, their UTC times; suite2p has been run on each.
+        sessions: The names, UTC times, of two sessions or more; suite2p has been run on each.
         dataset: The dataset's name; its folder is made where there is none.
         server: Where the data lies and the jobs run; none: this computer.
         reprocess: Run also where it has succeeded with these sessions before.
         keep_job_logs: Keep the jobs' logs after a success.
         requested_by: Who asks; shown with the locks and in the records.
     """
+    if len(set(sessions)) == 1:
+        raise BadInputError(
+            f"{project}/{dataset}/{animal}: multi-day tracking looks for cells that are found on several days, and "
+            f"only {sessions[0]} is named. Nothing was done. Name two sessions or more."
+        )
     async with dataset_pipeline(
         ProcessingPipelines.MULTIDAY,
         *(server, project, dataset, [(animal, session) for session in sessions]),

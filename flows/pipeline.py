@@ -223,7 +223,8 @@ def _consider_dataset(run: Run, facts: Facts) -> None:
         )
     if status(run.pipeline, facts) == "corrupt":
         raise SessionDataError(facts["pipelines"][run.pipeline.name]["problem"])
-    same = facts["settings"].get(run.pipeline.name) == run.settings
+    made_with = facts["settings"].get(run.pipeline.name) or {}
+    same = {**made_with, "this_run": None} == {**run.settings, "this_run": None}  # whoever said so: this run, or a file
     if same and not run.reprocess and (reason := done(run.pipeline, facts)):
         run.skipped = PipelineReport(
             run.pipeline, facts["target"], ProcessingStatus.SUCCEEDED, ran=False, reason=reason

@@ -13,6 +13,7 @@ from pathlib import Path
 from jobs.copying import some
 from jobs.forging_index import forged_earlier, write_index
 from jobs.forging_multiday import tracked
+from jobs.forging_multiday import verify as verify_tracked
 from jobs.forging_records import Record, records_of, verify
 from jobs.forging_session import forge
 from jobs.forging_sources import collect
@@ -78,9 +79,9 @@ def main() -> None:
             folder = dataset.directory / paths.animal
             with _others_can_be_forged(paths):
                 records = records_of(paths)
-                cells = tracked(folder, paths.session)
-                curated = tuple(verify(paths, records))  # first: of a file that was purged it says how to have it again
-                sources = replace(collect(paths), notes=curated, tracked=cells)
+                # first: of a file that was purged they say how to have it again
+                notes_of = (*verify(paths, records), *verify_tracked(replace(dataset, animal=paths.animal), paths))
+                sources = replace(collect(paths), notes=notes_of, tracked=tracked(folder, paths.session))
                 check_dataset_owner(dataset, sessions, arguments.manager_id)
                 summary = forge(sources, settings, folder, created(paths, records))
             notes += [f"{paths}: {words}" for words in (*summary["missing"], *summary["notes"])]

@@ -25,6 +25,7 @@ FASTEST_CM_S = 150.0  # mice run below 100 cm/s; faster, the wheel turned withou
 STILL_CM_S, RUNNING_CM_S = 0.5, 5.0  # the treadmill's noise; a walk
 MOST_SLIPPED = 0.1  # of the time in which the animal moves as it does when it runs, with the treadmill at rest
 BIN_S = 1.0  # in which movement and speed are compared: longer than a stride
+LEAST_BINS = 3  # of running and of rest, for a camera to show the difference
 
 
 @dataclass(frozen=True)
@@ -212,25 +213,32 @@ def _treadmill_slipped(sources: Sources, _movies: list[Movie]) -> Measured:
     speed = np.diff(behavior.held((times, distance), edges)) / BIN_S
     if np.abs(speed).max() > FASTEST_CM_S:
         return Measured(1.0, f"it turned at {np.abs(speed).max():.0f} cm/s, which no mouse runs")
-    moved = _movement(sources, edges)
-    if moved is None:
-        return Measured(0.0, f"it never turned faster than {np.abs(speed).max():.0f} cm/s; no camera to compare with")
-    camera, energy = moved
+    if (np.abs(speed) < STILL_CM_S).sum() < LEAST_BINS:
+        return Measured(0.0, "it hardly ever stood still")
+    if (np.abs(speed) > RUNNING_CM_S).sum() < LEAST_BINS:
+        raise MissingError(f"it never turned faster than {np.abs(speed).max():.0f} cm/s for {LEAST_BINS * BIN_S:g} s")
+    if not (seen := _movements(sources, edges)):
+        raise MissingError("no camera's motion energy is there to compare it with")
+    for camera, energy in seen.items():
+        if (slipped := _slipped(energy, np.abs(speed))) is not None:
+            return Measured(slipped, f"it stood still while the {camera} camera saw running")
+    raise MissingError(f"the {' or the '.join(seen)} camera does not tell running from rest")
+
+
+def _slipped(energy: Array, speed: Array) -> float | None:
+    """Return in which part of the seconds that look like running the wheel stood; None where none look so."""
     known = np.isfinite(energy)
-    running = energy[known & (np.abs(speed) > RUNNING_CM_S)]
-    still = energy[known & (np.abs(speed) < STILL_CM_S)]
-    if len(running) < 3 or len(still) < 3:
-        return Measured(0.0, f"it never turned faster than {np.abs(speed).max():.0f} cm/s")
+    running = energy[known & (speed > RUNNING_CM_S)]
+    slow = energy[known & (speed < RUNNING_CM_S)]  # of one that slips early, few seconds are of true rest
+    if min(len(running), len(slow)) < LEAST_BINS or np.median(running) < 1.5 * np.percentile(slow, 10):
+        return None
     moving = known & (energy >= np.percentile(running, 25))
-    slipped = (moving & (np.abs(speed) < STILL_CM_S)).sum() / max(int(moving.sum()), 1)
-    slow = energy[known & (np.abs(speed) < RUNNING_CM_S)]  # of one that slips early, few seconds are of true rest
-    if np.median(running) < 1.5 * np.percentile(slow, 10):
-        return Measured(0.0, f"the {camera} camera does not tell running from rest")
-    return Measured(float(slipped), f"it stood still while the {camera} camera saw running")
+    return float((moving & (speed < STILL_CM_S)).sum() / moving.sum())
 
 
-def _movement(sources: Sources, edges: Array) -> tuple[str, Array] | None:
-    """Return the mean motion energy in each bin of the first camera that has one; NaN where it saw nothing."""
+def _movements(sources: Sources, edges: Array) -> dict[str, Array]:
+    """Return the mean motion energy in each bin of each camera that has one; NaN where it saw nothing."""
+    found = {}
     for camera in sources.cameras:
         if camera.motion is not None and "motion_energy" in camera.motion.columns:
             at = np.digitize(camera.motion["time_us"].to_numpy(), edges) - 1
@@ -238,8 +246,8 @@ def _movement(sources: Sources, edges: Array) -> tuple[str, Array] | None:
             inside = (at >= 0) & (at < len(edges) - 1)
             count = np.bincount(at[inside], minlength=len(edges) - 1)
             total = np.bincount(at[inside], energy[inside], minlength=len(edges) - 1)
-            return camera.name, np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return None
+            found[camera.name] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return found
 
 
 _HARDWARE = {"lick_sensor_stuck": behavior.LICK_STATE.table, "treadmill_slipped": behavior.DISTANCE.table}

@@ -16,6 +16,7 @@ TENTHS = 10
 FRAMES = 60  # read of each tenth, evenly spread: enough for a percentile, and bounds the time on long movies
 QUIET = 30  # percentile of a pixel over a tenth: below most transients, above the noise of a minimum
 MARGIN = 0.1  # of each side: registration moves frames in and out there
+DRIFT = 4  # pixels that a tenth may lie beside another one
 LEAST_RELIABILITY = 0.3  # correlation of a tenth's two halves; below, there is nothing but noise to compare
 
 
@@ -36,12 +37,14 @@ class Movie:
     highest: int
 
     def similarity(self) -> float | None:
-        """Return the lowest correlation between two tenths, freed of noise; None where all is noise.
+        """Return the lowest correlation between two tenths, freed of noise and of drift; None where all is noise.
 
-        The noise is known from the two halves of one tenth, which show the same tissue.
+        The noise is known from the two halves of one tenth, which show the same tissue. Drift, of which registration
+        leaves some where it finds little to hold on to, is no other depth: tenths are compared where they fit best.
         """
-        flat = np.array([[_smooth(half).ravel() for half in tenth] for tenth in self.halves])
-        even, odd = flat[:, 0], flat[:, 1]
+        images = np.array([[_smooth(half) for half in tenth] for tenth in self.halves])
+        still = _without_drift(images)
+        even, odd = (still[:, half].reshape(len(still), -1) for half in (0, 1))
         with np.errstate(invalid="ignore", divide="ignore"):
             between = np.corrcoef(even, odd)[: len(even), len(even) :]
         reliability = np.diag(between)
@@ -85,6 +88,19 @@ def _movie(number: int, frames: Array) -> Movie:
         pixels += read.size
         halves.append([np.percentile(read[half::2], QUIET, axis=0) for half in (0, 1)])
     return Movie(number, np.array(halves), at_highest / pixels, highest)
+
+
+def _without_drift(tenths: Array) -> Array:
+    """Return tenths (10, 2, y, x), each moved by up to `DRIFT` pixels to where it fits the one in the middle best."""
+    height, width = (side - 2 * DRIFT for side in tenths.shape[2:])
+    reach = np.arange(-DRIFT, DRIFT + 1)
+    spectra = np.fft.rfft2(tenths.sum(axis=1))
+    found = []
+    for tenth, spectrum in zip(tenths, spectra, strict=True):
+        fit = np.fft.irfft2(spectra[len(spectra) // 2].conj() * spectrum, s=tenth.shape[1:])[np.ix_(reach, reach)]
+        y, x = np.unravel_index(fit.argmax(), fit.shape)
+        found.append(tenth[:, y : y + height, x : x + width])
+    return np.array(found)
 
 
 def _smooth(image: Array) -> Array:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from trackers.errors import BadInputError
@@ -33,7 +34,7 @@ def changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
     """Return suite2p's settings after changing those that `changes` names, dotted; they are changed in place.
 
     Raises:
-        BadInputError: suite2p has no such setting.
+        BadInputError: suite2p has no such setting, or the classifier is not there.
     """
     for name, value in changes.items():
         *groups, key = name.split(".")
@@ -43,6 +44,12 @@ def changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
         if not isinstance(group, dict) or key not in group or isinstance(group[key], dict):
             raise BadInputError(f"suite2p has no setting {name}. Nothing was done.")
         group[key] = value
+    classifier = settings.get("classification", {}).get("classifier_path")
+    if classifier and not Path(classifier).is_file():  # suite2p would take its own, and tell only its log
+        raise BadInputError(
+            f"classification.classifier_path is {classifier}, and there is no such file on this node. Nothing was "
+            "done. Correct the setting, or put the file where every node finds it."
+        )
     return settings
 
 

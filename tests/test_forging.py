@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import xxhash
 import yaml
 
 from tests.environments import environment
@@ -102,6 +103,40 @@ def test_identities_across_days_are_those_of_multi_day_processing(tmp_path: Path
     assert summary["multiday_cells"] == [[0, 0], [0, 1], [1, 0]]
     table = pl.read_ipc(dataset.directory / f"305/{SESSION}.feather")
     assert table["multiday_deconvolved"].to_numpy().shape == (250, 3)
+
+
+def record_multiday(paths: SessionPaths, dataset: DatasetPaths) -> Path:
+    """Write multi-day's output of an animal with its record; return its folder."""
+    folder = dataset.directory / paths.animal
+    plant_multiday(folder)
+    outputs = [
+        {"path": str(path.relative_to(folder)), "xxh3_128": xxhash.xxh3_128_hexdigest(path.read_bytes())}
+        for path in sorted(folder.rglob("*.*"))
+    ]
+    record = {"outputs": outputs, "settings": {"sessions": [f"{paths.animal}/{paths.session}", "305/another"]}}
+    (folder / "results").mkdir()
+    (folder / "results/MULTIDAY.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["cells.feather", f"{SESSION}/plane0/F.npy"])
+def test_tracked_cells_that_were_purged_or_damaged_since_are_named_with_the_command_that_makes_them_again(
+    tmp_path: Path, dataset: DatasetPaths, name: str
+) -> None:
+    paths = plant(tmp_path)
+    locked(paths, dataset)
+    path = record_multiday(paths, dataset) / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert f"1 have other contents: '{name}'" in forge(paths, dataset).stderr
+    path.unlink()
+    refused = forge(paths, dataset)
+    assert refused.returncode != 0
+    assert f"1 are missing: '{name}'" in refused.stderr
+    assert "sessionflow run multiday --project" in refused.stderr
+    assert not (dataset.directory / f"305/{SESSION}.nwb").exists()
+    path.write_bytes(whole)
+    assert forge(paths, dataset).returncode == 0
 
 
 def test_the_subject_and_the_session_are_those_of_the_descriptions(tmp_path: Path, dataset: DatasetPaths) -> None:

@@ -21,7 +21,7 @@ from tests.conftest import SESSION, make_session
 from tests.environments import environment
 from tests.planted_days import cells_of, plant, score
 from tests.prefect_server import REPOSITORY
-from trackers.errors import NotEligibleError, SessionDataError
+from trackers.errors import BadInputError, NotEligibleError, SessionDataError
 from trackers.layout import SessionPaths, Volumes
 from trackers.names import ProcessingPipelines
 from trackers.tracker import ProcessingTracker, TrackerState
@@ -167,6 +167,12 @@ async def test_a_session_without_suite2p_is_refused_by_name_and_nothing_is_made(
     paths.tracker(ProcessingPipelines.SUITE2P).unlink()
     with pytest.raises(NotEligibleError, match=f"{NAMES[1]}: run suite2p first"):
         await run(lab)
+    assert not (tmp_path / "datasets").exists()
+
+
+async def test_a_single_day_is_refused_also_where_it_is_named_twice(lab: ComputeServer, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=f"only {NAMES[0]} is named. Nothing was done. Name two sessions or more"):
+        await multiday("Project", "305", [NAMES[0]] * 2, "learning", server=lab)
     assert not (tmp_path / "datasets").exists()
 
 

@@ -193,6 +193,12 @@ def test_a_planted_defect_is_recognized_and_nothing_else_is_found(tmp_path: Path
     assert f"Fails: {checks[defect]['title']}." in html
 
 
+def test_a_plane_that_only_drifted_sideways_did_not_move_out_of_plane(tmp_path: Path) -> None:
+    paths = plant_good(tmp_path)
+    change_movies(paths, lambda m: np.stack([np.roll(frame, 6 * at // len(m), 0) for at, frame in enumerate(m)]))
+    assert report(paths)[1]["moved_out_of_plane"]["verdict"] == "pass"
+
+
 def test_a_good_session_passes_every_check(tmp_path: Path) -> None:
     html, checks = report(plant_good(tmp_path))
     assert {name: check["verdict"] for name, check in checks.items()} == dict.fromkeys(DEFECTS, "pass")
@@ -209,6 +215,50 @@ def test_a_treadmill_that_slips_is_recognized_where_the_animal_only_slowed_down_
     energy = np.where(frame < 10, 1.0, 6.0)
     write(paths, "camera_data/face_camera_motion", **(seen.to_dict(as_series=True) | {"motion_energy": energy}))
     assert report(paths)[1]["treadmill_slipped"]["verdict"] == "fail"
+
+
+def flat_energy(paths: SessionPaths) -> None:
+    """Let the face camera see the same, whatever the animal does."""
+    table = read(paths, "camera_data/face_camera_motion")
+    write(paths, "camera_data/face_camera_motion", **(table.to_dict() | {"motion_energy": np.ones(len(table))}))
+
+
+def stand_still(paths: SessionPaths) -> None:
+    """Let the treadmill not turn at all."""
+    table = read(paths, "behavior_data/encoder_data")
+    write(paths, "behavior_data/encoder_data", **(table.to_dict() | {"traveled_distance_cm": np.zeros(len(table))}))
+
+
+UNTELLING: dict[str, tuple[Callable[[SessionPaths], None], str]] = {
+    "a camera that sees no difference": (flat_energy, "the face camera does not tell running from rest"),
+    "no camera": (
+        lambda paths: (paths.processed_data / "camera_data/face_camera_motion.feather").unlink(),
+        "no camera's motion energy is there",
+    ),
+    "a treadmill that never turned": (stand_still, "it never turned faster than 0 cm/s for 3 s"),
+}
+
+
+@pytest.mark.parametrize("case", UNTELLING)
+def test_a_treadmill_that_nothing_can_be_compared_with_is_unknown(tmp_path: Path, case: str) -> None:
+    paths = plant_good(tmp_path, RUN)
+    change, words = UNTELLING[case]
+    change(paths)
+    check = report(paths)[1]["treadmill_slipped"]
+    assert (check["verdict"], check["value"]) == ("unknown", None)
+    assert words in check["words"]
+
+
+def test_a_treadmill_is_compared_with_the_camera_that_tells_running_from_rest(tmp_path: Path) -> None:
+    paths = plant_good(tmp_path, RUN)
+    seen = read(paths, "camera_data/face_camera_motion")
+    flat_energy(paths)
+    write(paths, "camera_data/left_camera_motion", **seen.to_dict())
+    assert report(paths)[1]["treadmill_slipped"]["verdict"] == "pass"
+    slip(paths)
+    check = report(paths)[1]["treadmill_slipped"]
+    assert check["verdict"] == "fail"
+    assert "the left camera saw running" in check["words"]
 
 
 def test_a_session_without_imaging_has_no_checks_of_it(tmp_path: Path) -> None:

@@ -131,6 +131,41 @@ def test_a_dataset_is_stale_when_people_have_chosen_other_cells_since(result: Re
     assert said() == ""
 
 
+def forged(result: Result, root: Path, **settings: Any) -> Target:
+    """Return a dataset that was forged of the session after suite2p, with these settings."""
+    dataset = Target(Site(result.target.site.volumes, datasets=root / "ada"), "Project", dataset="learning")
+    record = {"settings": {"sessions": [f"305/{SESSION}"], **settings}, "opened": "2025-09-01T12:30:00+00:00"}
+    path = dataset.result(P.FORGING)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+    return dataset
+
+
+def test_a_dataset_is_stale_when_the_cells_of_its_animal_were_tracked_since(result: Result, tmp_path: Path) -> None:
+    result.says("")
+    dataset = forged(result, tmp_path)
+    tracking = Target(dataset.site, "Project", "305", dataset="learning").result(P.MULTIDAY)
+    tracking.parent.mkdir(parents=True)
+    tracking.write_text(json.dumps({"ended": "2025-09-01T12:15:00+00:00"}))
+    assert staleness(dataset, P.FORGING, None, None) == ""
+    tracking.write_text(json.dumps({"ended": "2025-09-01T12:45:00+00:00"}))
+    assert staleness(dataset, P.FORGING, None, None) == "because the result of multiday of 305 is newer"
+
+
+def test_a_dataset_is_stale_when_the_project_says_otherwise_now_of_what_no_option_said(
+    result: Result, tmp_path: Path
+) -> None:
+    result.says("forging: {species: Mus musculus, lab: ours}")
+    dataset = forged(
+        result, tmp_path, species="Rattus norvegicus", lab="ours", this_run={"species": "Rattus norvegicus"}
+    )
+    assert staleness(dataset, P.FORGING, None, None) == ""
+    result.says("forging: {species: Mus musculus, lab: theirs, institution: there}")
+    assert staleness(dataset, P.FORGING, None, None) == (
+        'because institution is "there" and was ""; lab is "theirs" and was "ours"'
+    )
+
+
 def test_a_page_shows_the_cells_that_people_chose_since(result: Result) -> None:
     result.target.tracker(P.REPORT).set_state(TrackerState(complete=True))
 

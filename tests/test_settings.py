@@ -67,11 +67,14 @@ def test_the_pipelines_that_may_have_settings_in_files_are_those_that_have_some(
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("diameter", ["a", "b"], "must be a list of 2 numbers, none negative"),
-        ("diameter", [12], "must be a list of 2 numbers, none negative"),
-        ("diameter", [12, -1], "must be a list of 2 numbers, none negative"),
-        ("registration.block_size", [True, 64], "must be a list of 2 numbers, none negative"),
-        ("registration.upsample_meanImg", ["x"], "must be a list of 1 numbers, none negative"),
+        ("diameter", ["a", "b"], "must be a list of 2 numbers, each at least 1"),
+        ("diameter", [12], "must be a list of 2 numbers, each at least 1"),
+        ("diameter", [12, 0], "must be a list of 2 numbers, each at least 1"),
+        ("diameter", [12, float("inf")], "must be a list of 2 numbers, each at least 1"),
+        ("registration.block_size", [True, 64], "must be a list of 2 whole numbers, each at least 1"),
+        ("registration.block_size", [64, 0], "must be a list of 2 whole numbers, each at least 1"),
+        ("detection.block_size", [64.5, 64], "must be a list of 2 whole numbers, each at least 1"),
+        ("registration.upsample_meanImg", [2], "must be a list of 2 numbers, each at least 1"),
         ("diameter", [6, 6.5], ""),
         ("registration.upsample_meanImg", None, ""),
     ],
@@ -121,6 +124,7 @@ def test_a_wrong_override_is_refused_like_a_wrong_file(paths: SessionPaths) -> N
         ("detection.sparsery_settings.spatial_scale", 5, "at most 4"),
         ("tau", -0.1, "at least 0"),
         ("fs", float("nan"), "at least 0.01"),
+        ("torch_device", "banana", "must be one of 'cuda', 'cpu', 'mps', 'cuda:0'"),
         ("detection.algorithm", "watershed", "must be one of 'sparsery', 'sourcery', 'cellpose'"),
     ],
 )

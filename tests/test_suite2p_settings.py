@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.suite2p_settings import changed
+from trackers.errors import BadInputError
 from trackers.suite2p_settings import SUITE2P
 
 LIST = """
@@ -44,3 +46,13 @@ def test_the_table_is_the_librarys_own(tmp_path: Path) -> None:
         if kind in ("int", "float"):
             for limit, ours in ((minimum, known.minimum), (maximum, known.maximum)):
                 assert ours == (None if limit in (None, float("inf"), float("-inf")) else limit), name
+
+
+def test_a_classifier_that_is_not_there_is_refused_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npy"
+    told = {"classification.classifier_path": str(path)}
+    with pytest.raises(BadInputError, match=rf"{path}, and there is no such file"):
+        changed({"classification": {"classifier_path": None}}, told)
+    path.touch()
+    taken = changed({"classification": {"classifier_path": None}}, told)
+    assert taken["classification"]["classifier_path"] == str(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -60,6 +60,13 @@ def again(pipeline: ProcessingPipelines, paths: SessionPaths, *, changed: bool) 
     A file with other contents may be somebody's work: a run replaces it only where it is told to.
     """
     return run(pipeline, paths, "--reprocess", *(("--discard-curation",) if changed else ()))
+
+
+def track_again(volumes: Volumes, dataset: DatasetPaths, sessions: Iterable[str]) -> str:
+    """Return the command that tracks the cells of an animal in a dataset anew."""
+    names = ("--project", dataset.project, "--animal", dataset.animal, "--dataset", dataset.dataset)
+    roots = () if _named() else (*_roots(volumes), "--datasets", str(dataset.root))
+    return command("run", "multiday", *names, "--sessions", *sessions, "--reprocess", *roots)
 
 
 def _named() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Known:
         default: its value where nobody says otherwise.
         types: what its value may be; a whole number also counts as a float, never as a bool.
         choices: the only values allowed; empty: all of these types.
-        minimum, maximum: of a number, both allowed.
+        minimum, maximum: of a number, or of each one in a list, both allowed.
     """
 
     default: Any
@@ -55,10 +56,11 @@ class Known:
         return ""
 
     def _problem_of_list(self, value: list[Any]) -> str:
-        """Say why a list is not allowed: all lists are of numbers, none negative, as many as in the default."""
-        length = len(self.default) if isinstance(self.default, list) else len(value)
-        fits = len(value) == length and all(type(each) in (int, float) and each >= 0 for each in value)
-        return "" if fits else f"must be a list of {length} numbers, none negative"
+        """Say why a list is not allowed: all lists are of two numbers (y, x), whole ones where the default's are."""
+        whole = isinstance(self.default, list) and all(isinstance(each, int) for each in self.default)
+        types, least = (int,) if whole else (int, float), self.minimum or 0.0
+        fits = len(value) == 2 and all(type(each) in types and least <= each < math.inf for each in value)
+        return "" if fits else f"must be a list of 2 {'whole numbers' if whole else 'numbers'}, each at least {least:g}"
 
 
 @dataclass(frozen=True)

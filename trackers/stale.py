@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trackers.errors import SessionflowError
 from trackers.graph import PYTHON
-from trackers.known_settings import KNOWN
+from trackers.known_settings import KNOWN, chosen, project_settings
 from trackers.names import ProcessingPipelines
 from trackers.results import file_digest, raw_data_checksum
 from trackers.site import Site
@@ -94,6 +95,7 @@ def staleness(
         return ""
     reasons = [
         *(_settings(pipeline, record, settings) if settings is not None else ()),
+        *(_forging_settings(target, record) if pipeline is ProcessingPipelines.FORGING else ()),
         *_inputs(target, record),
         *_sources(target, pipeline, record),
         *(_versions(target.site, submission, record) if submission is not None else ()),
@@ -104,8 +106,22 @@ def staleness(
 def _settings(pipeline: ProcessingPipelines, record: dict[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     made = record.get("settings") or {}
     before, told = made.get("settings"), made.get("this_run") or {}
-    if not isinstance(before, dict):
-        return
+    if isinstance(before, dict):
+        yield from _compared(pipeline, before, now, told)
+
+
+def _forging_settings(target: Target, record: dict[str, Any]) -> Iterator[str]:
+    """Compare what the project's files say of forging with what a dataset was made with; wrong files say nothing."""
+    made = record.get("settings") or {}
+    before = {name: value for name, value in made.items() if name in KNOWN[ProcessingPipelines.FORGING]}
+    with contextlib.suppress(SessionflowError, OSError):
+        now = chosen(ProcessingPipelines.FORGING, project_settings(target.project_paths, ProcessingPipelines.FORGING))
+        yield from _compared(ProcessingPipelines.FORGING, before, now, made.get("this_run") or {})
+
+
+def _compared(
+    pipeline: ProcessingPipelines, before: Mapping[str, Any], now: Mapping[str, Any], told: Mapping[str, Any]
+) -> Iterator[str]:
     for name in sorted({*before, *now} - set(told)):
         default = KNOWN[pipeline][name].default if name in KNOWN[pipeline] else None
         value, was = now.get(name, default), before.get(name, default)
@@ -121,8 +137,16 @@ def _inputs(target: Target, record: dict[str, Any]) -> Iterator[str]:
 
 def _sources(target: Target, pipeline: ProcessingPipelines, record: dict[str, Any]) -> Iterator[str]:
     """Compare when a dataset's sources were made with when it was begun; both times are UTC in ISO 8601."""
-    for name in (record.get("settings") or {}).get("sessions") or ():
-        animal, _, session = str(name).partition("/")
+    sessions = [str(name) for name in (record.get("settings") or {}).get("sessions") or ()]
+    if pipeline is ProcessingPipelines.FORGING:
+        for animal in sorted({name.partition("/")[0] for name in sessions}):
+            tracking = record_of(
+                Target(target.site, target.project, animal, dataset=target.dataset), ProcessingPipelines.MULTIDAY
+            )
+            if tracking and str(tracking.get("ended")) > str(record.get("opened")):
+                yield f"the result of multiday of {animal} is newer"
+    for name in sessions:
+        animal, _, session = name.partition("/")
         taken = Target(target.site, target.project, animal, session)
         for source in _SOURCES.get(pipeline, ()):
             made = record_of(taken, source)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from trackers.settings import Known
 
+_DEVICES = ("cuda", "cpu", "mps", *(f"cuda:{number}" for number in range(8)))  # of another one suite2p takes the CPU
+
 SUITE2P: dict[str, Known] = {
-    "torch_device": Known("cuda", (str,)),
+    "torch_device": Known("cuda", (str,), choices=_DEVICES),
     "tau": Known(1.0, (float,), minimum=0.0, maximum=10.0),
     "fs": Known(10.0, (float,), minimum=0.01),
-    "diameter": Known([12.0, 12.0], (list,)),
+    "diameter": Known([12.0, 12.0], (list,), minimum=1.0),
     "run.do_registration": Known(1, (int,), minimum=0.0, maximum=2.0),
     "run.do_regmetrics": Known(True, (bool,)),
     "run.do_detection": Known(True, (bool,)),
@@ -28,7 +30,7 @@ SUITE2P: dict[str, Known] = {
     "registration.batch_size": Known(100, (int,), minimum=1.0),
     "registration.nonrigid": Known(True, (bool,)),
     "registration.maxregshiftNR": Known(5, (int,), minimum=0.0),
-    "registration.block_size": Known([128, 128], (list,)),
+    "registration.block_size": Known([128, 128], (list,), minimum=1.0),
     "registration.smooth_sigma_time": Known(0, (float,), minimum=0.0),
     "registration.smooth_sigma": Known(1.15, (float,), minimum=0.25),
     "registration.spatial_taper": Known(3.45, (float,), minimum=0.0),
@@ -39,10 +41,10 @@ SUITE2P: dict[str, Known] = {
     "registration.two_step_registration": Known(False, (bool,)),
     "registration.reg_tif": Known(False, (bool,)),
     "registration.reg_tif_chan2": Known(False, (bool,)),
-    "registration.upsample_meanImg": Known(None, (list, type(None))),
+    "registration.upsample_meanImg": Known(None, (list, type(None)), minimum=1.0),
     "detection.algorithm": Known("sparsery", (str,), choices=("sparsery", "sourcery", "cellpose")),
     "detection.denoise": Known(False, (bool,)),
-    "detection.block_size": Known([64, 64], (list,)),
+    "detection.block_size": Known([64, 64], (list,), minimum=1.0),
     "detection.nbins": Known(5000, (int,), minimum=1.0),
     "detection.bin_size": Known(None, (int, type(None)), minimum=1.0),
     "detection.highpass_time": Known(100, (int,), minimum=0.0),
