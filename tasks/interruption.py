@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 STATE_POLL_SECONDS = 5.0  # a run that no worker started is told of a cancel by its own state only
 FREE = "; its jobs have ended and the lock is free"
 PATIENCE = 3  # signals, the last of which ends the process without cleaning up
+REPORT_SECONDS = 20.0  # for telling Prefect how a run ended that a signal has ended; its client would try for minutes
 
 _current: ContextVar[Interruption | None] = ContextVar("interruption", default=None)
 
@@ -34,6 +35,7 @@ class Interruption:
     obeyed: ClassVar[bool] = False
     stays: ClassVar[dict[str, str]] = {}
     _unheard: ClassVar[int | None] = None
+    _leaving: ClassVar[asyncio.TimerHandle | None] = None
 
     def __init__(self, run: asyncio.Task[Any], outer: Interruption | None = None) -> None:
         self.outer = outer
@@ -105,8 +107,20 @@ class Interruption:
     def pass_on() -> None:
         """Send this process the signal that ended the outermost run, for whoever handled it before us."""
         number, Interruption._unheard = Interruption._unheard, None
+        if Interruption._leaving is not None:
+            Interruption._leaving.cancel()
         if number is not None:
             os.kill(os.getpid(), number)
+
+    def leave_soon(self) -> None:
+        """End this process soon where a signal wants it to and Prefect, which is to hear of it now, does not answer."""
+        if Interruption._unheard is not None:
+            Interruption._leaving = self._loop.call_later(REPORT_SECONDS, self._leave, Interruption._unheard)
+
+    @staticmethod
+    def _leave(number: int) -> None:
+        sys.stderr.write(f"{Interruption.in_words()}. Prefect does not answer, and was not told.\n")
+        _end_now(number)
 
     @staticmethod
     def in_words() -> str:
@@ -124,14 +138,18 @@ class Interruption:
                 f"{name} once more: ended before its jobs were; those that are left run on, and the lock stays. "
                 "Start the same again to continue them, or end them with `sessionflow cancel`.\n"
             )
-            signal.signal(number, signal.SIG_DFL)  # the handlers of asyncio and Prefect would wait for the run
-            os.kill(os.getpid(), number)
+            _end_now(number)
         elif self._count > 1:
             sys.stderr.write(
                 f"{name} again: the jobs are being ended, which takes up to 10 s; once more ends this now\n"
             )
         else:
             self.ask(f"ended by {name}")
+
+
+def _end_now(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)  # the handlers of asyncio and Prefect would wait for the run
+    os.kill(os.getpid(), number)
 
 
 @contextlib.asynccontextmanager
@@ -157,6 +175,7 @@ async def interruptible(flow_run_id: str) -> AsyncIterator[Interruption]:
         if watch is not None:
             watch.cancel()
             Interruption.obeyed |= bool(interruption.reason)
+            interruption.leave_soon()
         interruption.restore()
         interruption.uncancel()
         _current.reset(token)

@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from tasks.interruption import REPORT_SECONDS
 from tests.conftest import SESSION, Side, make_session
 from tests.prefect_server import REPOSITORY, PrefectServer, free_port
 
@@ -155,7 +156,7 @@ def test_a_run_and_one_within_it_are_created_though_prefect_refused_them_as_ofte
 
 
 @pytest.mark.slow
-def test_a_cancel_frees_the_lock_though_prefect_has_gone_and_the_flows_cannot_report_to_it(
+def test_a_cancel_frees_the_lock_and_ends_though_prefect_has_gone_and_the_flows_cannot_report_to_it(
     side: Side, tmp_path: Path
 ) -> None:
     raw_data = side.root / "storage" / "Project" / "305" / SESSION / "raw_data"
@@ -166,13 +167,17 @@ def test_a_cancel_frees_the_lock_though_prefect_has_gone_and_the_flows_cannot_re
     server.start()
     words = ["process", "--storage", str(side.root / "storage"), "--working", str(side.root / "working")]
     names = ["--project", "Project", "--animal", "305", "--session", SESSION]
-    flow = subprocess.Popen([sys.executable, "-m", "flows.cli", *words, *names], env=server.environment)
+    command = [sys.executable, "-m", "flows.cli", *words, *names]
+    flow = subprocess.Popen(command, env=server.environment, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: side.get("lock_show")["live_jobs"], 60)
         server.stop()
         flow.terminate()
         wait_until(lambda: side.get("lock_show")["manager_id"] == -1, CLEANUP_SECONDS)
         assert side.get("why")["history"][0]["status"] == "aborted"
+        said = flow.communicate(timeout=CLEANUP_SECONDS + REPORT_SECONDS)[1]
+        assert flow.returncode == -signal.SIGTERM
+        assert "its jobs have ended and the lock is free. Prefect does not answer" in said
     finally:
         flow.kill()
         flow.wait()
