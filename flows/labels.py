@@ -19,6 +19,8 @@ from tasks.reports import PipelineReport, SessionReport
 from trackers.names import ProcessingPipelines, ProcessingStatus
 
 LOG_LABEL = "sessionflow.log"
+IN_PROGRESS = "InProgress"
+"""Name of the state in which a run ends that found somebody else at work, within a run that goes on without it."""
 TAGGED = ("project", "animal")  # parameters whose values are tags
 
 
