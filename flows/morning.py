@@ -16,7 +16,7 @@ from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.abstract import NotificationBlock, NotificationError
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.utilities.urls import url_for
 
-from flows.labels import LOG_LABEL, TAGGED
+from flows.labels import IN_PROGRESS, LOG_LABEL, TAGGED
 from trackers.errors import BadInputError
 from trackers.files import atomic_write
 
@@ -100,7 +100,8 @@ async def tell(path: Path, now: datetime) -> list[str]:
                 _keep(path, records)
                 said.append(f"{name}: {subject}")
         except Exception as error:  # of many kinds, and of this block; the others are told all the same
-            said.append(f"{name}: {str(error) or type(error).__name__}; it is tried again every minute")
+            why = error.log if isinstance(error, NotificationError) else str(error)
+            said.append(f"{name}: {' '.join(why.split()) or type(error).__name__}; it is tried again every minute")
         _keep(path, records)
     return said
 
@@ -212,24 +213,37 @@ async def _block(name: str) -> NotificationBlock:
 
 
 async def _failed(client: PrefectClient, since: datetime) -> list[FlowRun]:
-    """Return the runs that have failed: of sessions, and started by themselves; a project's repeats its sessions."""
+    """Return the runs that have failed: of sessions, and started by themselves.
+
+    A project's repeats what its sessions say; it is told where none of them failed, as when its server was away.
+    """
     wanted = {"state": {"type": {"any_": ["FAILED", "CRASHED"]}}, "end_time": {"after_": since.isoformat()}}
     runs = await _runs(client, wanted, {})
     flows = {flow.id: flow.name for flow in await client.read_flows(limit=_PAGE)}
     chosen = []
     for run in runs:
-        name, crashed = flows.get(run.flow_id, ""), run.state_type is not None and run.state_type.value == "CRASHED"
-        alone = run.parent_task_run_id is None and (name != PROJECT_FLOW or crashed)
-        if _end(run) > since and (name == SESSION_FLOW or alone):
+        name = flows.get(run.flow_id, "")
+        if _end(run) <= since or (name != SESSION_FLOW and run.parent_task_run_id is not None):
+            continue
+        if name != PROJECT_FLOW or not await _sessions_failed(client, run):
             chosen.append(run)
     return chosen
 
 
+async def _sessions_failed(client: PrefectClient, run: FlowRun) -> bool:
+    """Whether a project's run failed by its sessions, which are told themselves; a crash is told beside them."""
+    if run.state_type is not None and run.state_type.value == "CRASHED":
+        return False
+    failed = {"state": {"type": {"any_": ["FAILED", "CRASHED"]}}, "parent_flow_run_id": {"any_": [str(run.id)]}}
+    return bool(await _runs(client, failed, {"name": {"any_": [SESSION_FLOW]}}))
+
+
 async def _ended(client: PrefectClient, since: datetime, until: datetime) -> list[FlowRun]:
-    """Return the sessions' runs that ended between two moments."""
+    """Return the sessions' runs that ended between two moments; not those that found somebody else at work."""
     ended = {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}
     times = {"end_time": {"after_": since.isoformat(), "before_": until.isoformat()}}
-    return await _runs(client, {**ended, **times}, {"name": {"any_": [SESSION_FLOW]}})
+    runs = await _runs(client, {**ended, **times}, {"name": {"any_": [SESSION_FLOW]}})
+    return [run for run in runs if run.state is None or run.state.name != IN_PROGRESS]
 
 
 async def _runs(client: PrefectClient, wanted: dict[str, Any], flows: dict[str, Any]) -> list[FlowRun]:
