@@ -138,6 +138,13 @@ async def restore(client: PrefectClient, before: dict[str, DeploymentResponse]) 
     return f"deployments: {', '.join(sorted(now))}"
 
 
+async def exact_parameters(client: PrefectClient) -> None:
+    """Have Prefect refuse parameters that a flow does not have; its own schema lets them pass, and the run crashes."""
+    for deployment in (await kept_deployments(client)).values():
+        schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
+        await client.update_deployment(deployment.id, DeploymentUpdate(parameter_openapi_schema=schema))
+
+
 async def add_schedules(
     client: PrefectClient, deployment: DeploymentResponse, schedules: list[DeploymentScheduleCreate]
 ) -> None:
