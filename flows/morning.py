@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.utilities.urls import url_for
 
-from flows.labels import IN_PROGRESS, LOG_LABEL, TAGGED
+from flows.labels import CUT_OFF, IN_PROGRESS, LOG_LABEL, TAGGED
 from trackers.errors import BadInputError
 from trackers.files import atomic_write
 
@@ -36,6 +36,7 @@ REMEMBERED = timedelta(days=90)  # a failure that was told; one that comes back 
 LATE = timedelta(minutes=10)  # an end may be reported late, or by a clock that is slow
 LISTED = 20  # sessions in one message
 _PAGE = 200
+_ELSEWHERE = (IN_PROGRESS, CUT_OFF)
 
 
 @dataclass
@@ -239,14 +240,14 @@ async def _sessions_failed(client: PrefectClient, run: FlowRun) -> bool:
 
 
 async def _ended(client: PrefectClient, since: datetime, until: datetime) -> list[FlowRun]:
-    """Return the sessions' runs that ended between two moments; not those that found somebody else at work."""
+    """Return the sessions' runs that ended between two moments."""
     ended = {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}
     times = {"end_time": {"after_": since.isoformat(), "before_": until.isoformat()}}
-    runs = await _runs(client, {**ended, **times}, {"name": {"any_": [SESSION_FLOW]}})
-    return [run for run in runs if run.state is None or run.state.name != IN_PROGRESS]
+    return await _runs(client, {**ended, **times}, {"name": {"any_": [SESSION_FLOW]}})
 
 
 async def _runs(client: PrefectClient, wanted: dict[str, Any], flows: dict[str, Any]) -> list[FlowRun]:
+    """Return the runs of some flows, without those whose work somebody else does, or a new run."""
     found: list[FlowRun] = []
     while True:
         page = await client.read_flow_runs(
@@ -258,7 +259,7 @@ async def _runs(client: PrefectClient, wanted: dict[str, Any], flows: dict[str, 
         )
         found += page
         if len(page) < _PAGE:
-            return found[::-1]
+            return [run for run in found[::-1] if run.state is None or run.state.name not in _ELSEWHERE]
 
 
 def _end(run: FlowRun) -> datetime:

@@ -22,6 +22,8 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from flows.awaiting import AWAITING
+from flows.labels import CUT_OFF, IN_PROGRESS
 from flows.server_blocks import block_name, put_block, reference, register
 from flows.up_settings import HEARTBEAT_SECONDS, POOL
 from tasks import server_files
@@ -33,7 +35,11 @@ ZOMBIE_SECONDS = (
     10 * HEARTBEAT_SECONDS
 )  # a server that restarts, or a computer that is busy, must not look like a death
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_ELSE = ("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "Pending", "Paused", "Suspended")
+_ELSE = (
+    *("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "Pending", "Paused", "Suspended"),
+    *(AWAITING, IN_PROGRESS, CUT_OFF),
+)
+_EXPECTED = {_HEARTBEAT, *(f"prefect.flow-run.{name}" for name in _ELSE)}
 
 
 async def work_pool(client: PrefectClient, *, resume: bool) -> str:
@@ -86,7 +92,10 @@ async def limits(client: PrefectClient, wanted: dict[str, int]) -> str:
 
 async def zombies(client: PrefectClient) -> str:
     """Make the automation that ends, in Prefect, runs whose process no longer says that it lives."""
-    if await client.read_automations_by_name(ZOMBIES):
+    for there in await client.read_automations_by_name(ZOMBIES):
+        if isinstance(there.trigger, EventTrigger) and there.trigger.expect < _EXPECTED:
+            there.trigger.expect = _EXPECTED  # an earlier version did not know all states that have no process
+            await client.update_automation(there.id, AutomationCore.model_validate(there.model_dump(exclude={"id"})))
         return "automation for dead runs: is there"
     await client.create_automation(zombie_automation())
     return "automation for dead runs: made"
@@ -97,7 +106,7 @@ def zombie_automation() -> AutomationCore:
     trigger = EventTrigger(
         match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
         after={_HEARTBEAT},
-        expect={_HEARTBEAT, *(f"prefect.flow-run.{name}" for name in _ELSE)},
+        expect=_EXPECTED,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,

@@ -207,7 +207,7 @@ async def test_a_new_failure_is_told_once_by_webhook_and_mail_and_the_night_in_t
 
 
 @pytest.mark.timeout(300)
-async def test_a_projects_failure_is_told_where_no_session_says_it_and_who_is_at_work_is_no_failure(
+async def test_a_projects_failure_is_told_where_no_session_says_it_and_what_others_or_a_new_run_do_is_no_failure(
     prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aiosmtpd.controller import Controller
@@ -229,6 +229,7 @@ async def test_a_projects_failure_is_told_where_no_session_says_it_and_who_is_at
             night = project_run(prefect, "video of P/305/five: failed\nP: 1 failed, 1 in progress")
             run(prefect, "five", "FAILED", "video of P/305/five: failed", below=night)
             run(prefect, "six", "COMPLETED", "It is locked by ada.", name="InProgress", below=night)
+            run(prefect, "seven", "CRASHED", "sessionflow was stopped. It goes on in a new one.", name="CutOff")
             *mails, refused = await tell(told, start)
             assert mails == [
                 "mail/morning: sessionflow: project P failed",

@@ -28,4 +28,4 @@ async def test_a_project_is_put_back_and_what_it_had_called_is_over_at_every_dep
             await up_runs.put_back(client, [await client.read_flow_run(project)], "A test.")  # type: ignore[arg-type]
     states = {run["id"]: run["state_name"] for run in prefect.post("flow_runs/filter", {})}
     found = [states[run] for run in (project, session, pipeline, other)]
-    assert found == ["AwaitingRetry", "Crashed", "Crashed", "Running"]
+    assert found == ["AwaitingRetry", "CutOff", "CutOff", "Running"]
