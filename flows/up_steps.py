@@ -95,7 +95,8 @@ async def zombies(client: PrefectClient) -> str:
     for there in await client.read_automations_by_name(ZOMBIES):
         if isinstance(there.trigger, EventTrigger) and there.trigger.expect < _EXPECTED:
             there.trigger.expect = _EXPECTED  # an earlier version did not know all states that have no process
-            await client.update_automation(there.id, AutomationCore.model_validate(there.model_dump(exclude={"id"})))
+            kept = {name: getattr(there, name) for name in ("name", "description", "enabled", "trigger", "actions")}
+            await client.update_automation(there.id, AutomationCore(**kept))
         return "automation for dead runs: is there"
     await client.create_automation(zombie_automation())
     return "automation for dead runs: made"
