@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Any
 
 from pydantic import GetJsonSchemaHandler
 
 from tasks.compute_server import ComputeServer
-from trackers.names import SESSION_PATTERN
+from trackers.names import DAY_PATTERN, SESSION_PATTERN
 
 
 class _Shown:
@@ -41,6 +42,8 @@ SessionNames = list[Annotated[str, _Shown(pattern=_SESSION)]]
 
 AnimalSessions = list[Annotated[str, _Shown(pattern=_OF_ANIMAL)]]
 """Sessions of one project, each as ANIMAL/SESSION."""
+
+Day = Annotated[date, _Shown(pattern=rf"(?#YYYY-MM-DD, a day that there is)^{DAY_PATTERN}$")]
 
 
 def form_signature(function: Callable[..., Any]) -> inspect.Signature:

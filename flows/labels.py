@@ -19,6 +19,10 @@ from tasks.reports import PipelineReport, SessionReport
 from trackers.names import ProcessingPipelines, ProcessingStatus
 
 LOG_LABEL = "sessionflow.log"
+IN_PROGRESS = "InProgress"
+"""Name of the state in which a run ends that found somebody else at work, within a run that goes on without it."""
+CUT_OFF = "CutOff"
+"""Name of the state, of the type Crashed, in which a run ends that died within a run that goes on, with a new one."""
 TAGGED = ("project", "animal")  # parameters whose values are tags
 
 

@@ -16,7 +16,7 @@ from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.abstract import NotificationBlock, NotificationError
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.utilities.urls import url_for
 
-from flows.labels import LOG_LABEL, TAGGED
+from flows.labels import CUT_OFF, IN_PROGRESS, LOG_LABEL, TAGGED
 from trackers.errors import BadInputError
 from trackers.files import atomic_write
 
@@ -36,6 +36,7 @@ REMEMBERED = timedelta(days=90)  # a failure that was told; one that comes back 
 LATE = timedelta(minutes=10)  # an end may be reported late, or by a clock that is slow
 LISTED = 20  # sessions in one message
 _PAGE = 200
+_ELSEWHERE = (IN_PROGRESS, CUT_OFF)
 
 
 @dataclass
@@ -100,7 +101,8 @@ async def tell(path: Path, now: datetime) -> list[str]:
                 _keep(path, records)
                 said.append(f"{name}: {subject}")
         except Exception as error:  # of many kinds, and of this block; the others are told all the same
-            said.append(f"{name}: {str(error) or type(error).__name__}; it is tried again every minute")
+            why = error.log if isinstance(error, NotificationError) else str(error)
+            said.append(f"{name}: {' '.join(why.split()) or type(error).__name__}; it is tried again every minute")
         _keep(path, records)
     return said
 
@@ -212,17 +214,29 @@ async def _block(name: str) -> NotificationBlock:
 
 
 async def _failed(client: PrefectClient, since: datetime) -> list[FlowRun]:
-    """Return the runs that have failed: of sessions, and started by themselves; a project's repeats its sessions."""
+    """Return the runs that have failed: of sessions, and started by themselves.
+
+    A project's repeats what its sessions say; it is told where none of them failed, as when its server was away.
+    """
     wanted = {"state": {"type": {"any_": ["FAILED", "CRASHED"]}}, "end_time": {"after_": since.isoformat()}}
     runs = await _runs(client, wanted, {})
     flows = {flow.id: flow.name for flow in await client.read_flows(limit=_PAGE)}
     chosen = []
     for run in runs:
-        name, crashed = flows.get(run.flow_id, ""), run.state_type is not None and run.state_type.value == "CRASHED"
-        alone = run.parent_task_run_id is None and (name != PROJECT_FLOW or crashed)
-        if _end(run) > since and (name == SESSION_FLOW or alone):
+        name = flows.get(run.flow_id, "")
+        if _end(run) <= since or (name != SESSION_FLOW and run.parent_task_run_id is not None):
+            continue
+        if name != PROJECT_FLOW or not await _sessions_failed(client, run):
             chosen.append(run)
     return chosen
+
+
+async def _sessions_failed(client: PrefectClient, run: FlowRun) -> bool:
+    """Whether a project's run failed by its sessions, which are told themselves; a crash is told beside them."""
+    if run.state_type is not None and run.state_type.value == "CRASHED":
+        return False
+    failed = {"state": {"type": {"any_": ["FAILED", "CRASHED"]}}, "parent_flow_run_id": {"any_": [str(run.id)]}}
+    return bool(await _runs(client, failed, {"name": {"any_": [SESSION_FLOW]}}))
 
 
 async def _ended(client: PrefectClient, since: datetime, until: datetime) -> list[FlowRun]:
@@ -233,6 +247,7 @@ async def _ended(client: PrefectClient, since: datetime, until: datetime) -> lis
 
 
 async def _runs(client: PrefectClient, wanted: dict[str, Any], flows: dict[str, Any]) -> list[FlowRun]:
+    """Return the runs of some flows, without those whose work somebody else does, or a new run."""
     found: list[FlowRun] = []
     while True:
         page = await client.read_flow_runs(
@@ -244,7 +259,7 @@ async def _runs(client: PrefectClient, wanted: dict[str, Any], flows: dict[str, 
         )
         found += page
         if len(page) < _PAGE:
-            return found[::-1]
+            return [run for run in found[::-1] if run.state is None or run.state.name not in _ELSEWHERE]
 
 
 def _end(run: FlowRun) -> datetime:

@@ -17,7 +17,7 @@ from prefect.states import Completed, Failed
 
 from flows.form import form_signature
 from flows.gate import END, START, Turn, turn_of_this_run
-from flows.labels import leave_word, tagged, tagged_run
+from flows.labels import IN_PROGRESS, leave_word, tagged, tagged_run
 from flows.server_flow import NoServer, ServerFlow
 from flows.signals import keep_signals
 from tasks.artifacts import board_of
@@ -28,7 +28,7 @@ from tasks.lease import holder
 from tasks.outcome import in_sentences, result_of
 from tasks.prefect_api import prefect_clients, reach_prefect, while_prefect_answers
 from tasks.reports import PipelineReport, ProjectReport, SessionReport, SweepReport
-from trackers.errors import BadInputError
+from trackers.errors import BadInputError, SessionLockedError, TrackerOwnedError
 from trackers.lock import Holder
 
 RESULT_STORAGE = PREFECT_LOCAL_STORAGE_PATH.value()
@@ -146,7 +146,10 @@ async def _labelled(function: Callable[P, Coroutine[Any, Any, R]], *args: P.args
 
 async def _with_manifests(work: Callable[[], Coroutine[Any, Any, R]]) -> Any:
     if _outermost.get() is not None:
-        return _state(await work())
+        try:
+            return _state(await work())
+        except (SessionLockedError, TrackerOwnedError) as refusal:  # its caller goes on with what is left
+            return Completed(name=IN_PROGRESS, message=str(refusal), data=refusal)
     outermost = _Outermost(this_flow_run().flow_run_id)
     token = _outermost.set(outermost)
     try:

@@ -7,13 +7,12 @@ import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import Annotated
 
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.form import SessionNames
+from flows.form import Day, SessionNames
 from flows.pipeline_flow import manifest_later, pipeline_flow
 from flows.process_session import PipelineNames, process_session
 from flows.project_grid import show_project
@@ -46,7 +45,7 @@ async def process_project(
     rerun_failed: bool = False,
     failed_pipelines: PipelineNames | None = None,
     failed_cause: str = "",
-    failed_since: date | None = None,
+    failed_since: Day | None = None,
     archive: bool = False,
     regenerate_manifest: bool = False,
     dry_run: bool = False,

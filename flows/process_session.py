@@ -27,7 +27,7 @@ from flows.preparation import preparation
 from flows.report import report
 from flows.suite2p import suite2p
 from flows.video import video
-from flows.volumes import on_volume
+from flows.volumes import limit_on, on_volume
 from tasks.artifacts import board
 from tasks.compute_server import ComputeServer
 from tasks.pages import session_page, session_progress
@@ -96,6 +96,7 @@ async def process_session(
     """
     chosen = chosen_pipelines(pipelines, archive=archive)
     reports: list[PipelineReport] = []
+    awaited = ""
     async with connected_session(server, project, animal, session) as connection:
         facts = await described(connection)
         if reason := refusal(facts):
@@ -112,13 +113,15 @@ async def process_session(
                 raise BadInputError(problem)
         wish = {p.name: settings_of(p, facts, SETTINGS.get(p, {})) for p in chosen}
         if (present := board()) is not None:
-            present.show(lambda: session_progress(facts["target"], reports, chosen))
+            present.show(lambda: session_progress(facts["target"], reports, chosen, awaited))
         async with session_lease(connection, wish, requested_by, "process-session"):
             for which in chosen:
                 facts = await connection.describe()
                 report = skip(which, facts, chosen, reports, again(which, facts))
                 if report is None:
+                    awaited = limit_on(which)
                     async with on_volume(which):
+                        awaited = ""
                         report = await FLOWS[which](
                             *(project, animal, session),
                             server=connection.server,

@@ -205,6 +205,7 @@ class Up:
         before = await up_steps.kept_deployments(client)
         await self._deploy()
         say(await up_steps.restore(client, before))
+        await up_steps.exact_parameters(client)
         line, blocks = await up_steps.servers(client)
         say(line)
         here = bool(os.environ.get(STORAGE_VARIABLE))

@@ -25,6 +25,7 @@ from prefect.client.schemas import filters
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Crashed, Scheduled
 
+from flows.labels import CUT_OFF
 from flows.up_settings import POOL
 
 WORKER_LABEL = "prefect.worker.name"
@@ -90,12 +91,13 @@ async def put_back(client: PrefectClient, runs: list[FlowRun], why: str) -> None
             state: State[Any] = Scheduled(
                 name="AwaitingRetry", message=f"{why} Its jobs run on; it goes on from where it was."
             )
+            inner: State[Any] = Crashed(name=CUT_OFF, message=f"{why} The run that had called it goes on in a new one.")
         else:
-            state = Crashed(
+            state = inner = Crashed(
                 message=f"{why} It was being cancelled. Jobs may run on: sessionflow cancel SESSION ends them."
             )
         await client.set_flow_run_state(run.id, state, force=True)
-        await _end_inner(client, run, why)
+        await _end_inner(client, run, inner)
 
 
 async def orphans(client: PrefectClient, worker: str) -> tuple[list[FlowRun], int]:
@@ -106,16 +108,15 @@ async def orphans(client: PrefectClient, worker: str) -> tuple[list[FlowRun], in
     return dead, len(found) - len(dead)
 
 
-async def _end_inner(client: PrefectClient, run: FlowRun, why: str) -> None:
-    """Say of the flows that a run had called, and of those that they had, that they are over: it calls new ones."""
+async def _end_inner(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
+    """Say of the flows that a run had called, and of those that they had, that they are over, as `state` says."""
     inner = filters.FlowRunFilter(
         parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=[run.id]),
         state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.RUNNING])),
     )
     for called in await client.read_flow_runs(flow_run_filter=inner, limit=200):
-        message = f"{why} The run that had called it goes on in a new one."
-        await client.set_flow_run_state(called.id, Crashed(message=message), force=True)
-        await _end_inner(client, called, why)
+        await client.set_flow_run_state(called.id, state, force=True)
+        await _end_inner(client, called, state)
 
 
 def _run_of(entry: Path) -> UUID | None:

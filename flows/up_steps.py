@@ -22,6 +22,8 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from flows.awaiting import AWAITING
+from flows.labels import CUT_OFF, IN_PROGRESS
 from flows.server_blocks import block_name, put_block, reference, register
 from flows.up_settings import HEARTBEAT_SECONDS, POOL
 from tasks import server_files
@@ -33,7 +35,11 @@ ZOMBIE_SECONDS = (
     10 * HEARTBEAT_SECONDS
 )  # a server that restarts, or a computer that is busy, must not look like a death
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_ELSE = ("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "Pending", "Paused", "Suspended")
+_ELSE = (
+    *("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "Pending", "Paused", "Suspended"),
+    *(AWAITING, IN_PROGRESS, CUT_OFF),
+)
+_EXPECTED = {_HEARTBEAT, *(f"prefect.flow-run.{name}" for name in _ELSE)}
 
 
 async def work_pool(client: PrefectClient, *, resume: bool) -> str:
@@ -86,7 +92,11 @@ async def limits(client: PrefectClient, wanted: dict[str, int]) -> str:
 
 async def zombies(client: PrefectClient) -> str:
     """Make the automation that ends, in Prefect, runs whose process no longer says that it lives."""
-    if await client.read_automations_by_name(ZOMBIES):
+    for there in await client.read_automations_by_name(ZOMBIES):
+        if isinstance(there.trigger, EventTrigger) and there.trigger.expect < _EXPECTED:
+            there.trigger.expect = _EXPECTED  # an earlier version did not know all states that have no process
+            kept = {name: getattr(there, name) for name in ("name", "description", "enabled", "trigger", "actions")}
+            await client.update_automation(there.id, AutomationCore(**kept))
         return "automation for dead runs: is there"
     await client.create_automation(zombie_automation())
     return "automation for dead runs: made"
@@ -97,7 +107,7 @@ def zombie_automation() -> AutomationCore:
     trigger = EventTrigger(
         match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
         after={_HEARTBEAT},
-        expect={_HEARTBEAT, *(f"prefect.flow-run.{name}" for name in _ELSE)},
+        expect=_EXPECTED,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
@@ -136,6 +146,13 @@ async def restore(client: PrefectClient, before: dict[str, DeploymentResponse]) 
             changes["concurrency_options"] = strategy
         await client.update_deployment(new.id, DeploymentUpdate(**changes))
     return f"deployments: {', '.join(sorted(now))}"
+
+
+async def exact_parameters(client: PrefectClient) -> None:
+    """Have Prefect refuse parameters that a flow does not have; its own schema lets them pass, and the run crashes."""
+    for deployment in (await kept_deployments(client)).values():
+        schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
+        await client.update_deployment(deployment.id, DeploymentUpdate(parameter_openapi_schema=schema))
 
 
 async def add_schedules(

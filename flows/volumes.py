@@ -111,6 +111,11 @@ def volume_of(pipeline: ProcessingPipelines) -> str:
     return STORAGE if pipeline in _ON_STORAGE else WORKING
 
 
+def limit_on(pipeline: ProcessingPipelines) -> str:
+    """Return the name of the limit that `on_volume` keeps to for a pipeline; empty where nobody waits."""
+    return volume_of(pipeline) if _turn.get() is not None else ""
+
+
 @contextlib.asynccontextmanager
 async def on_volume(pipeline: ProcessingPipelines) -> AsyncIterator[None]:
     """Hold a slot of the volume that a pipeline works on; without a project's run around it, nobody waits."""

@@ -63,11 +63,14 @@ def jobs_progress(view: View) -> Progress:
     return Progress(share, "\n\n".join(parts))
 
 
-def session_progress(target: str, reports: Sequence[PipelineReport], chosen: Sequence[ProcessingPipelines]) -> Progress:
-    """Say which of a session's pipelines had their turn, and whose turn it is."""
+def session_progress(
+    target: str, reports: Sequence[PipelineReport], chosen: Sequence[ProcessingPipelines], awaited: str = ""
+) -> Progress:
+    """Say which of a session's pipelines had their turn, and whose turn it is; `awaited` is a limit it waits for."""
     words = f"**{plain(target)}**: {len(reports)} of {len(chosen)} pipelines done"
     if len(reports) < len(chosen):
-        words += f"; now **{chosen[len(reports)]}**"
+        now = f"**{chosen[len(reports)]}**"
+        words += f"; {now} waits for a slot of the limit {plain(awaited)}" if awaited else f"; now {now}"
     rows = [(str(r.pipeline), _status(r), _short_reason(r)) for r in reports]
     parts = [words, *([table(("pipeline", "status", ""), rows)] if rows else [])]
     return Progress(len(reports) / len(chosen), "\n\n".join(parts))

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tasks.ssh_config import SshAddress
 from trackers.errors import BadInputError
@@ -177,6 +177,15 @@ class Server(BaseModel):
     commands: dict[str, Command] = Field(
         default={}, description="By pipeline or job, as resources: the lab's own program that runs instead of ours."
     )
+
+    @field_validator("storage_root", "working_root", "datasets_root")
+    @classmethod
+    def _absolute(cls, root: str, info: ValidationInfo) -> str:
+        if not root and info.field_name != "storage_root":
+            return root
+        if not PurePosixPath(root).is_absolute() or any(ord(character) < ord(" ") for character in root):
+            raise ValueError(f"{root!r} is no absolute path of the server, on one line")
+        return root
 
     @field_validator("shared_directory_name")
     @classmethod

@@ -72,3 +72,10 @@ def test_what_is_no_animals_session_starts_no_forging(name: str) -> None:
     several = {"project": "Project", "dataset": "days"}
     assert "ANIMAL/YYYY-MM-DD-HH-MM-SS-ffffff" in refusal(forging, {**several, "sessions": [name]})
     assert refusal(forging, {**several, "sessions": [f"Žluťoučký 7/{SESSION}"]}) == ""
+
+
+@pytest.mark.parametrize("day", ["2025-02-31", "2025-13-01", "yesterday", "2025-02-03T10:00:00Z", ""])
+def test_a_day_that_there_is_not_starts_nothing_and_is_told_how_days_are_written(day: str) -> None:
+    assert "YYYY-MM-DD, a day that there is" in refusal(process_project, {"project": "Project", "failed_since": day})
+    for good in ("2024-02-29", None):
+        assert refusal(process_project, {"project": "Project", "failed_since": good}) == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.morning import Failure, digest_due, failure_message, tell
@@ -119,12 +119,29 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
     server.stop()
 
 
-def run(prefect: PrefectServer, session: str, state: str, message: str, flow: str = "process-session") -> str:
-    flow_id = prefect.post("flows/", {"name": flow})["id"]
+def run(prefect: PrefectServer, session: str, state: str, message: str, **more: Any) -> str:
+    """Make a run of a session that has ended; `more` are its state's name and the run below which it was."""
+    flow_id = prefect.post("flows/", {"name": "process-session"})["id"]
     parameters = {"project": "P", "animal": "305", "session": session}
     body = {"flow_id": flow_id, "name": f"P/305/{session}", "parameters": parameters}
+    return ended(prefect, body, state, message, **more)
+
+
+def project_run(prefect: PrefectServer, message: str) -> str:
+    """Make a run of a project that has failed."""
+    flow_id = prefect.post("flows/", {"name": "process-project"})["id"]
+    return ended(prefect, {"flow_id": flow_id, "name": "project P", "parameters": {"project": "P"}}, "FAILED", message)
+
+
+def ended(
+    prefect: PrefectServer, body: dict[str, Any], state: str, message: str, *, name: str = "", below: str = ""
+) -> str:
+    if below:
+        task = {"flow_run_id": below, "task_key": "session", "dynamic_key": body["name"]}
+        body["parent_task_run_id"] = prefect.post("task_runs/", task)["id"]
     found = prefect.post("flow_runs/", {**body, "state": {"type": "RUNNING", "name": "Running"}})
-    prefect.post(f"flow_runs/{found['id']}/set_state", {"state": {"type": state, "message": message}, "force": True})
+    new = {"type": state, "message": message, **({"name": name} if name else {})}
+    prefect.post(f"flow_runs/{found['id']}/set_state", {"state": new, "force": True})
     return str(found["id"])
 
 
@@ -187,3 +204,41 @@ async def test_a_new_failure_is_told_once_by_webhook_and_mail_and_the_night_in_t
     finally:
         smtp.stop()
         webhook.shutdown()
+
+
+@pytest.mark.timeout(300)
+async def test_a_projects_failure_is_told_where_no_session_says_it_and_what_others_or_a_new_run_do_is_no_failure(
+    prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiosmtpd.controller import Controller
+
+    mailbox = _Mailbox()
+    smtp = Controller(mailbox, hostname="127.0.0.1", port=(port := free_port()))
+    smtp.start()
+    monkeypatch.setenv("SESSIONFLOW_NOTIFY", "mail/morning, slack-webhook/wrong")
+    told = tmp_path / "told.json"
+    try:
+        with temporary_settings({PREFECT_API_URL: prefect.api}):
+            to = {"sender": "flow@lab", "recipients": ["a@lab"]}
+            await Mail(host="127.0.0.1", port=port, security="none", **to).save("morning")
+            await SlackWebhook(url="http://127.0.0.1/no-address-of-slack").save("wrong")
+            start = datetime.now().astimezone() + timedelta(minutes=10)  # what other tests left ended before this
+            record = {"since": start.isoformat(), "digest": (start - timedelta(minutes=10)).isoformat(), "failures": {}}
+            told.write_text(json.dumps({"mail/morning": record, "slack-webhook/wrong": record}))
+            project_run(prefect, "The server lab cannot be reached: no route to host.")
+            night = project_run(prefect, "video of P/305/five: failed\nP: 1 failed, 1 in progress")
+            run(prefect, "five", "FAILED", "video of P/305/five: failed", below=night)
+            run(prefect, "six", "COMPLETED", "It is locked by ada.", name="InProgress", below=night)
+            run(prefect, "seven", "CRASHED", "sessionflow was stopped. It goes on in a new one.", name="CutOff")
+            *mails, refused = await tell(told, start)
+            assert mails == [
+                "mail/morning: sessionflow: project P failed",
+                "mail/morning: sessionflow: P/305/five failed",
+            ]
+            assert "cannot be reached" in mailbox.mails[0]
+            assert refused.startswith("slack-webhook/wrong: ")
+            assert "no service(s) to notify" in refused, "it says why"
+            await tell(told, start + timedelta(days=1))
+            assert "0 succeeded, 1 failed" in mailbox.mails[-1]
+    finally:
+        smtp.stop()

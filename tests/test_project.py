@@ -216,6 +216,7 @@ def test_prefects_limits_hold_and_without_them_it_is_said(tmp_path: Path, prefec
     time.sleep(1)
     assert len(project.submitted()) == 1
     assert prefect_limit(prefect, limits[0])["active_slots"] == 1
+    run.wait_until(lambda: [waiting(prefect, name) for name in project.names] == [True, True, False])
     (tmp_path / "go").touch()
     code, said = run.end()
     assert (code, standings(said)) == (0, ["succeeded"] * 3)
@@ -298,6 +299,13 @@ def prefect_limit(prefect: PrefectServer, limit: dict[str, Any]) -> dict[str, An
     with urllib.request.urlopen(f"{prefect.api}/v2/concurrency_limits/{limit['id']}", timeout=10) as answer:
         found: dict[str, Any] = json.loads(answer.read())
     return found
+
+
+def waiting(prefect: PrefectServer, session: str) -> bool:
+    """Tell whether the progress of a session's newest run says that it waits for its limit."""
+    run = prefect.runs(f"Project/305/{session}")[0]["id"]
+    found = prefect.post("artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    return any("waits for a slot of the limit sessionflow-storage" in each["description"] for each in found)
 
 
 def delete(prefect: PrefectServer, path: str) -> None:

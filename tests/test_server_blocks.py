@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from flows.server_blocks import reference
+from tasks.compute_server import ComputeServer
 from tests.conftest import SESSION
 from tests.prefect_server import PrefectServer, free_port
 
@@ -108,3 +110,10 @@ def test_a_run_whose_server_was_removed_or_spoilt_in_the_ui_says_so_first_and_wh
         "The server of this run is no longer described in Prefect: its block was removed. Nothing"
     )
     assert "sessionflow server add NAME --file server.yaml" in removed
+
+
+@pytest.mark.parametrize("field", ["storage_root", "working_root", "datasets_root"])
+@pytest.mark.parametrize("root", ["data", "~/data", "/da\nta"])
+def test_a_volume_that_is_no_absolute_path_makes_no_block(field: str, root: str) -> None:
+    with pytest.raises(ValidationError, match="no absolute path of the server"):
+        ComputeServer(**{"storage_root": "/data", field: root})

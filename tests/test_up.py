@@ -139,6 +139,9 @@ def test_wrong_parameters_are_refused_in_words_before_anything_starts(shared: La
         shared.launch("retention/retention", days=-1)
     assert error.value.code in (409, 422)
     assert b"days" in error.value.read() or error.value.code == 409
+    with pytest.raises(urllib.error.HTTPError) as error:
+        shared.launch("process-project/process-project", project="Project", dryrun=True)
+    assert b"'dryrun' was unexpected" in error.value.read()
 
 
 def test_the_sweeper_runs_for_a_server_that_its_schedule_names_by_block(shared: LabUp) -> None:

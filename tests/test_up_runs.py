@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from prefect.client.orchestration import get_client
+from prefect.events.schemas.automations import EventTrigger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import up_runs
+from flows import up_runs, up_steps
 from tests.prefect_server import PrefectServer
 
 
@@ -28,4 +31,19 @@ async def test_a_project_is_put_back_and_what_it_had_called_is_over_at_every_dep
             await up_runs.put_back(client, [await client.read_flow_run(project)], "A test.")  # type: ignore[arg-type]
     states = {run["id"]: run["state_name"] for run in prefect.post("flow_runs/filter", {})}
     found = [states[run] for run in (project, session, pipeline, other)]
-    assert found == ["AwaitingRetry", "Crashed", "Crashed", "Running"]
+    assert found == ["AwaitingRetry", "CutOff", "CutOff", "Running"]
+
+
+async def test_the_automation_of_an_earlier_version_learns_which_states_have_no_process(prefect: PrefectServer) -> None:
+    earlier = up_steps.zombie_automation()
+    assert isinstance(earlier.trigger, EventTrigger)
+    earlier.trigger.expect = earlier.trigger.expect - {"prefect.flow-run.AwaitingData"}
+    earlier.trigger.within, earlier.enabled = timedelta(hours=1), False  # as somebody has set it
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
+        async with get_client() as client:
+            await client.create_automation(earlier)
+            await up_steps.zombies(client)
+            (now,) = await client.read_automations_by_name(up_steps.ZOMBIES)
+    assert isinstance(now.trigger, EventTrigger)
+    assert "prefect.flow-run.AwaitingData" in now.trigger.expect
+    assert (now.trigger.within, now.enabled) == (timedelta(hours=1), False)

@@ -11,11 +11,14 @@ from trackers.errors import InvalidNameError
 
 MAXIMUM_NAME_BYTES = 255
 _FOURTH = "([02468][048]|[13579][26])"  # what is divisible by four, of two digits
-SESSION_PATTERN = (
+DAY_PATTERN = (
     rf"(?!0000)(?=.{{5}}(?!02-29)|..(?!00){_FOURTH}|{_FOURTH}00)"  # leap years
     r"(?!.{5}(02-3|(0[469]|11)-31))"  # shorter months
-    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])-([01][0-9]|2[0-3])(-[0-5][0-9]){2}-[0-9]{6}"
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
 )
+"""A day that there is, `YYYY-MM-DD`."""
+
+SESSION_PATTERN = DAY_PATTERN + r"-([01][0-9]|2[0-3])(-[0-5][0-9]){2}-[0-9]{6}"
 """The whole name of a session, `YYYY-MM-DD-HH-MM-SS-ffffff`: a date and time that there is.
 
 It is a pattern because Prefect's server, which refuses parameters before anything starts, knows no other rules.

@@ -1,0 +1,41 @@
+"""A session on which somebody else begins to work, after the project's look at it, is in progress and not failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.prefect_server import PrefectServer
+from tests.project_run import Project, ProjectRun
+from trackers.manager import generate_manager_id
+from trackers.names import ProcessingPipelines
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_session_that_another_program_works_on_is_in_progress_on_every_page(
+    tmp_path: Path, prefect: PrefectServer
+) -> None:
+    project = Project(tmp_path, 2)
+    busy, free = project.names
+    project.target(busy).tracker(ProcessingPipelines.CHECKSUM).start(generate_manager_id(), 1)  # it takes no lock
+    code, said = ProjectRun(project, prefect).end()
+    assert {name: standing for name, (standing, _, _) in said["sessions"].items()} == {
+        busy: "in progress",
+        free: "succeeded",
+    }
+    assert code == 0
+    assert project.trace() == [free]
+    for name in (f"Project/305/{busy}", f"checksum Project/305/{busy}"):
+        (run,) = prefect.runs(name)
+        assert (run["state_type"], run["state_name"]) == ("COMPLETED", "InProgress"), run["state"]
+        assert "manager" in run["state"]["message"]
+    assert project.locked() == []
