@@ -321,6 +321,19 @@ def test_the_cancel_of_a_job_that_wrote_no_end_is_over_once_that_could_have_come
     assert slurm.get("cancel_all")["ended"] == [view["name"]]
 
 
+def test_jobs_are_told_to_end_before_squeue_has_said_which_run(slurm: SlurmSide, tmp_path: Path) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 1000")])
+    view = slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    answered = tmp_path / "answered"
+    slurm.cluster.wrap("squeue", f'sleep 20; touch {answered}; exec "$REAL" "$@"')
+    cancelling = threading.Thread(target=slurm.get, args=("cancel_all",))
+    cancelling.start()
+    ended = wait_until(lambda: not slurm.cluster.processes(by_name(view)["a"]["id"]), 40)
+    assert (ended, answered.exists()) == (True, False)
+    slurm.cluster.unwrap("squeue")
+    cancelling.join()
+
+
 @pytest.mark.parametrize("may_resume", [True, False])
 def test_the_cancel_of_a_suspended_job_leaves_nothing_of_it(slurm: SlurmSide, tmp_path: Path, may_resume: bool) -> None:
     pids = tmp_path / "pids"

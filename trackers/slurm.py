@@ -28,6 +28,7 @@ HANDOVER_LOCK = "handover.lock"  # held while a process gives a submission's job
 AGAIN_SECONDS = 1.0  # after which a job that was to end and has not is named to scancel again
 CANCEL_SECONDS = 20.0  # how long a cancel waits for the jobs' ends before it says that it does not know
 KILL_AFTER_SECONDS = TERM_GRACE_SECONDS + 2.0  # a script that has not ended by then is killed with its job
+SHORT_SECONDS = 3.0  # after which a cancel no longer waits to hear what runs before it tells it to end
 WAKE_SECONDS = 1.0  # until a job that was resumed is so on its node as well: earlier, Slurm ends it by KILL
 LOOK_SECONDS = 10.0  # between looks at the files of jobs that run: their progress
 LIMBO_SECONDS = 2.0  # the same for jobs whose end is being waited for
@@ -112,7 +113,7 @@ class SlurmScheduler:
         told: dict[tuple[str, bool], float] = {}
         suspended: set[str] = set()
         while True:
-            snapshot = queue.ask()
+            snapshot = queue.ask() if told else queue.ask(SHORT_SECONDS)  # what runs is told to end also unasked
             if asleep := _suspended(snapshot, submission) - suspended:
                 suspended |= asleep
                 _wake(queue, submission, asleep)
@@ -231,7 +232,7 @@ def _wake(queue: SlurmQueue, submission: Submission, suspended: set[str]) -> Non
     """
     ask_slurm("scontrol", "resume", ",".join(suspended))
     time.sleep(WAKE_SECONDS)
-    if stay := _suspended(queue.ask(), submission) & suspended:
+    if stay := _suspended(queue.ask(SHORT_SECONDS), submission) & suspended:
         ask_slurm("scancel", "--full", "--signal=KILL", *stay)
 
 
