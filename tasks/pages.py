@@ -105,11 +105,16 @@ def jobs_table(jobs: Sequence[View], *, keep_logs: bool) -> str:
                 duration(used["queued_seconds"]),
                 f"{duration(ran)} of {duration(60 * asked['minutes'])}" if ran is not None else "",
                 f"{cores:.1f} of {asked['cpus']} cores" if cores is not None else "",
-                f"{used['memory_gb']:.2g} of {asked['memory_gb']:g} GB" if used["memory_gb"] is not None else "",
+                _memory(used["memory_gb"], asked["memory_gb"]) if ran is not None else "",
                 _log(job, folder, keep_logs=keep_logs),
             )
         )
     return f"{table(columns, rows)}\n\nThe logs are on the server, in {_code(folder)}."
+
+
+def _memory(used: float | None, asked: float) -> str:
+    """Say what was used of what was asked for; without accounting nobody knows the first."""
+    return f"{'?' if used is None else format(used, '.2g')} of {asked:g} GB"
 
 
 def session_page(report: SessionReport) -> Page:

@@ -83,6 +83,8 @@ def test_a_page_says_what_a_job_used_of_what_it_asked_for() -> None:
     text = jobs_page(view(job("a", "COMPLETED", usage=usage)), REPORT, keep_logs=False).text
     expected = "planes: a | COMPLETED | 12 | n7 | 5 s | 1 h of 2 h | 2.0 of 4 cores | 2 of 8 GB | not kept"
     assert expected in text
+    unmeasured = jobs_page(view(job("a", "COMPLETED", usage={**usage, "memory_gb": None})), REPORT, keep_logs=False)
+    assert "? of 8 GB" in unmeasured.text
 
 
 def test_a_page_keeps_jobs_that_never_started_apart_from_those_that_failed() -> None:

@@ -314,11 +314,39 @@ def test_the_cancel_of_a_job_that_wrote_no_end_is_over_once_that_could_have_come
     monkeypatch.setattr("trackers.slurm.CANCEL_SECONDS", 3.0)
     view = slurm.submit_jobs([bash("a", "sleep 60")])
     slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
-    slurm.cluster.command("scontrol", "suspend", by_name(slurm.watch(view))["a"]["id"])  # its end is then a KILL
+    for pid in slurm.cluster.processes(by_name(slurm.watch(view))["a"]["id"]):
+        os.kill(pid, signal.SIGKILL)
     assert slurm.get("cancel_all")["left"] == [view["name"]]
     queue = queue_of_this_account()
     monkeypatch.setattr(queue, "grace_seconds", 1.0)
     assert slurm.get("cancel_all")["ended"] == [view["name"]]
+
+
+def test_jobs_are_told_to_end_before_squeue_has_said_which_run(slurm: SlurmSide, tmp_path: Path) -> None:
+    view = slurm.submit_jobs([bash("a", "sleep 1000")])
+    view = slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
+    answered = tmp_path / "answered"
+    slurm.cluster.wrap("squeue", f'sleep 20; touch {answered}; exec "$REAL" "$@"')
+    cancelling = threading.Thread(target=slurm.get, args=("cancel_all",))
+    cancelling.start()
+    ended = wait_until(lambda: not slurm.cluster.processes(by_name(view)["a"]["id"]), 40)
+    assert (ended, answered.exists()) == (True, False)
+    slurm.cluster.unwrap("squeue")
+    cancelling.join()
+
+
+@pytest.mark.parametrize("may_resume", [True, False])
+def test_the_cancel_of_a_suspended_job_leaves_nothing_of_it(slurm: SlurmSide, tmp_path: Path, may_resume: bool) -> None:
+    pids = tmp_path / "pids"
+    view = slurm.submit_jobs([bash("a", f"trap '' TERM; echo $$ > {pids}; sleep 1000 & echo $! >> {pids}; wait")])
+    slurm.wait(view, lambda v: states(v)["a"] == "RUNNING" and pids.exists() and len(pids.read_text().split()) == 2)
+    slurm.cluster.command("scontrol", "suspend", by_name(slurm.watch(view))["a"]["id"])
+    slurm.wait(view, lambda v: "suspended" in by_name(v)["a"]["reason"])
+    if not may_resume:  # as for all accounts but operators'
+        slurm.cluster.wrap("scontrol", '[ "$1" = resume ] && exit 1; exec "$REAL" "$@"')
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert not any(lives(int(pid)) for pid in pids.read_text().split())
+    assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
 
 
 def test_names_with_spaces_and_volumes_with_quotes_and_dollars_reach_the_job(

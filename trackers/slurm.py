@@ -28,8 +28,11 @@ HANDOVER_LOCK = "handover.lock"  # held while a process gives a submission's job
 AGAIN_SECONDS = 1.0  # after which a job that was to end and has not is named to scancel again
 CANCEL_SECONDS = 20.0  # how long a cancel waits for the jobs' ends before it says that it does not know
 KILL_AFTER_SECONDS = TERM_GRACE_SECONDS + 2.0  # a script that has not ended by then is killed with its job
+SHORT_SECONDS = 3.0  # after which a cancel no longer waits to hear what runs before it tells it to end
+WAKE_SECONDS = 1.0  # until a job that was resumed is so on its node as well: earlier, Slurm ends it by KILL
 LOOK_SECONDS = 10.0  # between looks at the files of jobs that run: their progress
 LIMBO_SECONDS = 2.0  # the same for jobs whose end is being waited for
+KILLED = "137 1\n"  # the exit record of a job that was ended by KILL on request
 HELD = "JobHeldUser"  # Slurm's word for a retry that has not been released yet
 NEARLY_ALL = 0.95  # of the memory that was asked for: a job that was killed with that much ran out of it
 
@@ -108,13 +111,20 @@ class SlurmScheduler:
                 files.revoke()  # one that lands late must not begin
         began = time.monotonic()
         told: dict[tuple[str, bool], float] = {}
+        suspended: set[str] = set()
         while True:
-            snapshot = queue.ask()
+            snapshot = queue.ask() if told else queue.ask(SHORT_SECONDS)  # what runs is told to end also unasked
+            if asleep := _suspended(snapshot, submission) - suspended:
+                suspended |= asleep
+                _wake(queue, submission, asleep)
+                continue
+            now = time.monotonic()
+            killing = now - began > KILL_AFTER_SECONDS
+            if killing and not snapshot.error:
+                _write_ends(snapshot, folder, submission, suspended)
             live, silent = _left(snapshot, folder, submission)
             if not snapshot.error and not live and not silent:
                 return True
-            now = time.monotonic()
-            killing = now - began > KILL_AFTER_SECONDS
             if again := [i for i in live if now >= told.get((i, killing), 0.0) + AGAIN_SECONDS]:
                 ask_slurm("scancel", *(("--full", "--signal=KILL") if killing else ()), *again)
                 told |= {(i, killing): now for i in again}
@@ -213,6 +223,30 @@ def _seen(row: QueuedJob, files: AttemptFiles, resources: Resources) -> Sighting
         elif state is JobState.NODE_FAIL:
             reason = f"its node {row.node} failed".replace("  ", " ")
     return Sighting("seen", state, reason, row.restarts, row.id, never_began)
+
+
+def _wake(queue: SlurmQueue, submission: Submission, suspended: set[str]) -> None:
+    """Let suspended jobs go on, so that TERM reaches them, and kill those that this account may not resume.
+
+    Slurm ends a suspended job by KILL alone, and then its script cannot write how it ended.
+    """
+    ask_slurm("scontrol", "resume", ",".join(suspended))
+    time.sleep(WAKE_SECONDS)
+    if stay := _suspended(queue.ask(SHORT_SECONDS), submission) & suspended:
+        ask_slurm("scancel", "--full", "--signal=KILL", *stay)
+
+
+def _suspended(snapshot: Snapshot, submission: Submission) -> set[str]:
+    keys = {submission.key(job, attempt.number) for job, made in submission.attempts.items() for attempt in made}
+    return {row.id for key in keys for row in snapshot.jobs.get(key, []) if row.word == "SUSPENDED"}
+
+
+def _write_ends(snapshot: Snapshot, folder: SubmissionFolder, submission: Submission, ids: Collection[str]) -> None:
+    """Write the end of jobs that Slurm has ended and whose scripts would have written it by now."""
+    for job, attempt, files in _attempts(folder, submission):
+        for row in snapshot.jobs.get(submission.key(job, attempt.number), []):
+            if row.id in ids and not row.live and files.owner() == (row.restarts, row.id):
+                files.write_exit_record(row.restarts, KILLED)
 
 
 def _left(snapshot: Snapshot, folder: SubmissionFolder, submission: Submission) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trackers.processes import this_account
 from trackers.script import SET_BY_SLURM
@@ -141,15 +141,19 @@ class SlurmQueue:
         """Whether it is the account that asks: another one's jobs may be invisible to us."""
         return self.account == this_account()
 
-    def ask(self) -> Snapshot:
-        """Return an answer to a question that began after this call."""
+    def ask(self, seconds: float = QUESTION_SECONDS) -> Snapshot:
+        """Return an answer to a question that began after this call; one with an error where it takes longer."""
         called = time.monotonic()
-        with self._asking:
+        if not self._asking.acquire(timeout=seconds):
+            return replace(self.snapshot, error=f"squeue gave no answer within {seconds:g} s")
+        try:
             if self.snapshot.began < called:
-                self.snapshot = self._squeue()
+                self.snapshot = self._squeue(seconds)
                 if not self.snapshot.error:
                     self._submitted_since = 0
             return self.snapshot
+        finally:
+            self._asking.release()
 
     def ask_accounting(self, ids: Collection[str], *, at_once: bool = False) -> None:
         """Ask accounting about jobs that squeue does not know; what it says is kept in `ended`.
@@ -196,9 +200,10 @@ class SlurmQueue:
         """Learn from a refusal how many jobs the account may have."""
         self._limit = (self.ask().live, time.monotonic())  # 0 where others of the same account fill it
 
-    def _squeue(self) -> Snapshot:
+    def _squeue(self, seconds: float) -> Snapshot:
         began = time.monotonic()
-        answer = ask_slurm("squeue", "-h", "-t", "all", "-u", self.account, "-O", SQUEUE_FORMAT)
+        question = ("squeue", "-h", "-t", "all", "-u", self.account, "-O", SQUEUE_FORMAT)
+        answer = ask_slurm(*question, seconds=seconds)
         if not answer.ok:
             return Snapshot(began, self.snapshot.jobs, error=answer.words)
         jobs = parse_squeue(answer.output)

@@ -65,6 +65,7 @@ _REASONS = {
     "BadConstraints": "no node has what it asks for",
     "MaxMemPerLimit": "it asks for more memory than the site allows",
 }
+_STILL = {"SUSPENDED": "suspended, by an administrator or for other jobs", "STOPPED": "stopped by a signal"}
 _HOPELESS = re.compile(
     r"PartitionConfig|BadConstraints|Partition(Node|Time)Limit|Invalid(Account|QOS)|(QOS|Account)NotAllowed"
     r"|MaxMemPerLimit|(Assoc|QOS)Max\w*PerJob\w*"
@@ -199,6 +200,8 @@ def parse_sacct(text: str) -> dict[str, QueuedJob]:
 
 def in_words(job: QueuedJob) -> str:
     """Say why a job is in its state, for people: Slurm's reason in words, with Slurm's own word."""
+    if job.word in _STILL:
+        return f"it is {_STILL[job.word]} ({job.word})"
     if not job.reason:
         return ""
     known = _REASONS.get(job.reason.split(",")[0].strip("()"))

@@ -402,18 +402,28 @@ class AttemptFiles:
 
     def revoke(self, restart: int = 0) -> bool:
         """Make sure that a restart does not begin any more; False where it has begun, or the volume is full."""
-        mine = self.directory / f".{REVOKED}.{os.urandom(4).hex()}"
+        if not self._create(REVOKED + "\n", *{self.claim(0), self.claim(restart)}):
+            return False
+        owner = self.owner()
+        return owner is None or owner[0] < restart
+
+    def write_exit_record(self, restart: int, text: str) -> bool:
+        """Write the end of a script that could not, where there is none; False where the volume is full."""
+        return self._create(text, self.exit_record(restart))
+
+    def _create(self, text: str, *paths: Path) -> bool:
+        """Create the files that are not there, whole or not at all: an empty one would look like a job's."""
+        mine = self.directory / f".created.{os.urandom(4).hex()}"
         try:
-            mine.write_text(REVOKED + "\n")
-            for number in {0, restart}:
-                with contextlib.suppress(FileExistsError):  # whole or not at all: an empty one would look like a job's
-                    self.claim(number).hardlink_to(mine)
+            mine.write_text(text)
+            for path in paths:
+                with contextlib.suppress(FileExistsError):
+                    path.hardlink_to(mine)
         except OSError:
             return False
         finally:
             mine.unlink(missing_ok=True)
-        owner = self.owner()
-        return owner is None or owner[0] < restart
+        return True
 
     def started(self, restart: int = 0) -> tuple[str, str] | None:
         """Return the host on which the command began, and when by that host's clock (UTC, ISO 8601)."""
