@@ -112,10 +112,15 @@ class Interruption:
         if number is not None:
             os.kill(os.getpid(), number)
 
-    def leave_soon(self) -> None:
-        """End this process soon where a signal wants it to and Prefect, which is to hear of it now, does not answer."""
-        if Interruption._unheard is not None:
-            Interruption._leaving = self._loop.call_later(REPORT_SECONDS, self._leave, Interruption._unheard)
+    @staticmethod
+    def leave_soon() -> None:
+        """Where a signal ends this process and nothing is left but to tell Prefect, do not wait long for that."""
+        if Interruption._leaving is not None:
+            Interruption._leaving.cancel()
+        if (number := Interruption._unheard) is not None:
+            Interruption.obeyed = True
+            loop = asyncio.get_running_loop()
+            Interruption._leaving = loop.call_later(REPORT_SECONDS, Interruption._leave, number)
 
     @staticmethod
     def _leave(number: int) -> None:
@@ -175,7 +180,7 @@ async def interruptible(flow_run_id: str) -> AsyncIterator[Interruption]:
         if watch is not None:
             watch.cancel()
             Interruption.obeyed |= bool(interruption.reason)
-            interruption.leave_soon()
+            Interruption.leave_soon()
         interruption.restore()
         interruption.uncancel()
         _current.reset(token)

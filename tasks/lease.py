@@ -64,6 +64,7 @@ Asked = dict[tuple[str, str], tuple[FlowRunFact, str]]
 """What Prefect has said of flow runs, by API and id."""
 
 _lease: ContextVar[Lease | None] = ContextVar("lease", default=None)
+_held: set[int] = set()  # the leases of this process that have not been given back
 
 
 @contextlib.asynccontextmanager
@@ -90,6 +91,7 @@ async def leased(
         yield outer
         return
     lease: Lease = await _taken(client, target, wish, who, sessions)
+    _held.add(id(lease))
     token = _lease.set(lease)
     try:
         yield lease
@@ -160,6 +162,15 @@ async def give_back(lease: Lease) -> None:
 
     The next run, or the sweeper, finds that its owner has gone. A lock that stays is said.
     """
+    try:
+        await _give_back(lease)
+    finally:
+        _held.discard(id(lease))
+        if not _held:
+            Interruption.leave_soon()
+
+
+async def _give_back(lease: Lease) -> None:
     name = "/".join(lease.target.values()) + (" and of its sessions" if lease.sessions else "")
     if lease.abandon:
         _say_that_it_stays(name, lease.abandon)
