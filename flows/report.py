@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from flows.eligibility import done, obstacle
+from flows.eligibility import done, obstacle, usable
 from flows.pipeline import Run, pipeline, pipeline_flow
 from tasks.compute_server import ComputeServer
 from tasks.reports import PipelineReport
@@ -56,7 +56,8 @@ async def report(
 def page(run: Run, dataset: str = "") -> Stage:
     """Return the stage that makes a session's page; the cells across days are the dataset's, or the newest one's."""
     across = ("--datasets", run.facts["own_datasets"], *(("--dataset", dataset) if dataset else ()))
-    return Stage("page", (Job("page", run.program("report", *across), PAGE, environment="report"),))
+    whole = () if usable(ProcessingPipelines.SUITE2P, run.facts) else ("--unfinished",)
+    return Stage("page", (Job("page", run.program("report", *across, *whole), PAGE, environment="report"),))
 
 
 async def pages_after(made: PipelineReport, run: Run, dataset: str = "") -> PipelineReport:

@@ -148,8 +148,12 @@ class Sources:
         return behavior.trials(self.tables, self.descriptions["experiment_configuration"])
 
 
-def collect(paths: SessionPaths) -> Sources:
+def collect(paths: SessionPaths, *, unfinished: bool = False) -> Sources:
     """Read a session's sources; large arrays are mapped, not read.
+
+    Args:
+        paths: of the session.
+        unfinished: what lies in suite2p's place was left by a run that did not succeed, and is left out.
 
     Raises:
         SessionDataError: a file is there and cannot be read; nothing was written.
@@ -180,9 +184,9 @@ def collect(paths: SessionPaths) -> Sources:
             missing.append(f"{name} {'is not there' if table is None else 'has no rows'}")
         else:
             tables[name] = table
-    planes = tuple(planes_in(results / IMAGING)) if experiment else ()
+    planes = tuple(planes_in(results / IMAGING)) if experiment and not unfinished else ()
     if experiment and not planes:
-        missing.append(f"{IMAGING}: suite2p's output is not there")
+        missing.append(f"{IMAGING}: suite2p {'has not succeeded' if unfinished else 'has left no output there'}")
     cameras = tuple(_cameras(results / "camera_data", missing))
     return Sources(paths, data, descriptions, tables, planes, cameras, tuple(missing), unused=unused)
 

@@ -24,12 +24,13 @@ from trackers.quality import Overruling, overrulings
 LIBRARIES = ("numpy", "polars", "matplotlib")
 
 
-def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
+def report(paths: SessionPaths, across: Path | None = None, *, unfinished: bool = False) -> list[str]:
     """Write a session's `report/report.html` and `report/qc.json`; return a line for each check.
 
     Args:
         paths: of the session.
         across: multi-day's folder of the animal in a dataset; none: no cells across days are shown.
+        unfinished: what lies in suite2p's place was left by a run that did not succeed; it is not shown.
 
     Raises:
         SessionDataError: a source is there and cannot be read; nothing was written.
@@ -37,7 +38,7 @@ def report(paths: SessionPaths, across: Path | None = None) -> list[str]:
     from jobs.report_figures import figures  # matplotlib wants a folder for its caches first
     from jobs.report_tries import tries
 
-    sources = collect(paths)
+    sources = collect(paths, unfinished=unfinished)
     found = checks(sources, movies(paths, sources.planes))
     shown = figures(sources, _cells(across, paths.session))
     tried = tries(paths.results, sources.planes)
@@ -92,13 +93,14 @@ def main() -> None:
     parser = session_parser("Makes the page of a session and its quality control.")
     parser.add_argument("--datasets", type=Path, help="folder that holds the account's datasets")
     parser.add_argument("--dataset", default="", help="whose multi-day result is shown (default: the newest)")
+    parser.add_argument("--unfinished", action="store_true", help="suite2p has not succeeded: leave out what it left")
     arguments = parser.parse_args()
     paths = session_paths(arguments)
     check_owner(paths, arguments.manager_id)
     across = across_days(paths, arguments.datasets, arguments.dataset)
     with tempfile.TemporaryDirectory(prefix="report_") as caches:  # the home folder may be read-only
         os.environ.setdefault("MPLCONFIGDIR", caches)
-        notes = report(paths, across)
+        notes = report(paths, across, unfinished=arguments.unfinished)
     print("\n".join(notes))
     write_report((), {name: metadata.version(name) for name in LIBRARIES}, notes)
 

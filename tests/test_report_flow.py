@@ -143,6 +143,24 @@ def test_the_page_is_made_by_a_flow_and_shows_what_a_person_overruled(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_cells_of_a_suite2p_run_that_did_not_succeed_are_neither_shown_nor_judged(
+    tmp_path: Path, prefect: PrefectServer
+) -> None:
+    paths = plant_good(tmp_path)
+    SessionLock(paths.lock).release(MANAGER)
+    mark_done(paths, P.BEHAVIOR, P.VIDEO)
+    server = tmp_path / "server.yaml"
+    roots = {"storage_root": str(tmp_path / "storage"), "working_root": str(tmp_path / "working")}
+    server.write_text(yaml.safe_dump({**roots, "environments": {"report": {"python": str(environment("report"))}}}))
+    names = ("--project", PROJECT, "--animal", "305", "--session", SESSION, "--server", str(server))
+    made = sessionflow("run", "report", *names, environment=prefect.environment)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "unknown: no cells (not measured)" in made.stdout
+    assert "suite2p has not succeeded" in (paths.processed_data / "report/qc.json").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_session_of_behavior_alone_gets_a_page_by_process_and_is_forged_where_a_pass_is_required(
     tmp_path: Path, prefect: PrefectServer
 ) -> None:
