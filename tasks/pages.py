@@ -1,11 +1,12 @@
-"""What people read in Prefect of a run, as Markdown: its progress, its jobs, a session's pipelines. Pure functions."""
+"""What people read in Prefect of a run: its progress, a table of its jobs, a session's pipelines. Pure functions."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +29,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Page:
-    """A page that stays: Prefect shows all pages of one key as a history."""
+    """A page that stays, of Markdown and at most one table: Prefect shows all pages of one key as a history."""
 
     key: str
     title: str
     text: str
+    rows: tuple[dict[str, str], ...] = ()
 
     def artifact(self) -> dict[str, str]:
         """Return it as Prefect's API takes it."""
+        if self.rows:
+            words = f"**{self.title}**\n\n{self.text}"
+            return {"type": "table", "key": self.key, "description": words, "data": json.dumps(self.rows)}
         return {"type": "markdown", "key": self.key, "description": self.title, "data": self.text}
 
 
@@ -77,39 +82,40 @@ def session_progress(
 
 
 def jobs_page(view: View, report: PipelineReport, *, keep_logs: bool) -> Page:
-    """Return what became of a pipeline's jobs: first why it failed, then a row for each job."""
+    """Return what became of a pipeline's jobs: why it failed, earlier attempts, notes, and a row for each job."""
     title = f"{_heading(view)}: {view['status']} after {duration(report.seconds)}"
     failed = [job for job in view["jobs"] if job["state"] != "COMPLETED" and not never_started(job)]
     parts = [_failure(job) for job in failed]
     if never := [job["name"] for job in view["jobs"] if never_started(job)]:
         parts.append(f"Never started: {', '.join(map(plain, never))}.")
-    parts.append(jobs_table(view["jobs"], keep_logs=keep_logs))
     if earlier := [f"- {plain(job['name'])}: {plain(words)}" for job in view["jobs"] for words in job["earlier"]]:
         parts += ["### Earlier attempts", "\n".join(earlier)]
     parts += [f"Note: {plain(note)}" for note in report.notes]
-    return Page(key_of(view["target"], view["pipeline"]), title, "\n\n".join(parts))
+    folder = posixpath.commonpath([posixpath.dirname(job["errors"]) for job in view["jobs"]])
+    parts.append(f"The logs are on the server, in {_code(folder)}.")
+    rows = tuple(_jobs_rows(view["jobs"], folder, keep_logs=keep_logs))
+    return Page(key_of(view["target"], view["pipeline"]), title, "\n\n".join(parts), rows)
 
 
-def jobs_table(jobs: Sequence[View], *, keep_logs: bool) -> str:
+def _jobs_rows(jobs: Sequence[View], folder: str, *, keep_logs: bool) -> Iterator[dict[str, str]]:
     """Return a row for each job: where and how it ran, and what it used of what it asked for."""
-    columns = ("job", "state", "Slurm id", "node", "queued", "ran", "CPU", "memory", "log")
-    rows = []
-    folder = posixpath.commonpath([posixpath.dirname(job["errors"]) for job in jobs])
     for job in jobs:
         used, asked = job["usage"], job["resources"]
         ran = used["ran_seconds"]
         cores = used["cpu_seconds"] / ran if ran and used["cpu_seconds"] is not None else None
-        rows.append(
-            (
-                *(f"{plain(job['stage'])}: {job['name']}", _end(job), job["id"], used["node"]),
-                duration(used["queued_seconds"]),
-                f"{duration(ran)} of {duration(60 * asked['minutes'])}" if ran is not None else "",
-                f"{cores:.1f} of {asked['cpus']} cores" if cores is not None else "",
-                _memory(used["memory_gb"], asked["memory_gb"]) if ran is not None else "",
-                _log(job, folder, keep_logs=keep_logs),
-            )
-        )
-    return f"{table(columns, rows)}\n\nThe logs are on the server, in {_code(folder)}."
+        yield {
+            "job": f"{job['stage']}: {job['name']}",
+            "state": _end(job),
+            "Slurm id": job["id"],
+            "node": used["node"],
+            "queued": duration(used["queued_seconds"]),
+            "ran": f"{duration(ran)} of {duration(60 * asked['minutes'])}" if ran is not None else "",
+            "CPU": f"{cores:.1f} of {asked['cpus']} core{'s' if asked['cpus'] > 1 else ''}"
+            if cores is not None
+            else "",
+            "memory": _memory(used["memory_gb"], asked["memory_gb"]) if ran is not None else "",
+            "log": _log(job, folder, keep_logs=keep_logs),
+        }
 
 
 def _memory(used: float | None, asked: float) -> str:
@@ -197,9 +203,9 @@ def _log(job: View, folder: str, *, keep_logs: bool) -> str:
         return ""
     if job["state"] == "COMPLETED" and not keep_logs:
         return "not kept"
-    return _code(posixpath.relpath(job["errors"], folder))
+    return posixpath.relpath(job["errors"], folder)
 
 
 def _code(path: str) -> str:
     ticks = "``" if "`" in path else "`"
-    return f"{ticks}{path.replace('|', chr(92) + '|')}{ticks}"
+    return f"{ticks}{path}{ticks}"

@@ -90,12 +90,14 @@ def test_a_failed_run_leaves_its_progress_and_a_page_that_begins_with_the_reason
     with long_flow(side, prefect, "echo the mouse has left >&2; exit 3", "true") as flow:
         assert flow.wait(60) == 1
     run = newest_run(prefect, known)
-    (progress,), (page,) = artifacts_of(prefect, run, "progress"), artifacts_of(prefect, run, "markdown")
+    (progress,), (page,) = artifacts_of(prefect, run, "progress"), artifacts_of(prefect, run, "table")
     assert progress["data"] == 100
     assert "failed" in progress["description"]
     assert page["key"].startswith(f"project-305-{SESSION}-checksum-")
-    assert page["data"].startswith("**job-0 FAILED**")
-    assert page["data"].index("the mouse has left") < page["data"].index("| job |")
+    assert page["description"].partition("\n\n")[2].startswith("**job-0 FAILED**")
+    assert "the mouse has left" in page["description"]
+    (failed, _) = json.loads(page["data"])
+    assert (failed["job"], failed["state"], failed["log"]) == ("work-0: job-0", "FAILED", "job-0/1/errors.log")
     until(lambda: [s for name, s in task_runs(prefect, run).items() if name.endswith("FAILED")] == ["Failed"])
 
 
@@ -107,7 +109,7 @@ def test_the_pages_of_one_session_and_pipeline_are_a_history(side: Side, prefect
             flow.wait(60)
         run = newest_run(prefect, known)
         known.add(run)
-        keys += [page["key"] for page in artifacts_of(prefect, run, "markdown")]
+        keys += [page["key"] for page in artifacts_of(prefect, run, "table")]
     assert len(keys) == 2
     assert len(set(keys)) == 1
 

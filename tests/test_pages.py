@@ -1,7 +1,8 @@
-"""What people read of a run: pure functions from views and reports to Markdown."""
+"""What people read of a run: pure functions from views and reports to Markdown and tables."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -75,16 +76,27 @@ def test_a_page_begins_with_the_reason_and_the_last_lines_of_stderr() -> None:
     text = jobs_page(view(job("a", "COMPLETED"), failed, status="failed"), REPORT, keep_logs=False).text
     assert text.startswith("**b FAILED**, job 12: exit code 3")
     assert "````\n| **not** ```markup```\nValueError\n````" in text
-    assert text.index("ValueError") < text.index("| job |")
 
 
 def test_a_page_says_what_a_job_used_of_what_it_asked_for() -> None:
     usage = {"node": "n7", "queued_seconds": 5.0, "ran_seconds": 3600.0, "cpu_seconds": 7200.0, "memory_gb": 2.0}
-    text = jobs_page(view(job("a", "COMPLETED", usage=usage)), REPORT, keep_logs=False).text
-    expected = "planes: a | COMPLETED | 12 | n7 | 5 s | 1 h of 2 h | 2.0 of 4 cores | 2 of 8 GB | not kept"
-    assert expected in text
+    page = jobs_page(view(job("a", "COMPLETED", usage=usage)), REPORT, keep_logs=False).artifact()
+    assert page["type"] == "table"
+    assert json.loads(page["data"]) == [
+        {
+            "job": "planes: a",
+            "state": "COMPLETED",
+            "Slurm id": "12",
+            "node": "n7",
+            "queued": "5 s",
+            "ran": "1 h of 2 h",
+            "CPU": "2.0 of 4 cores",
+            "memory": "2 of 8 GB",
+            "log": "not kept",
+        }
+    ]
     unmeasured = jobs_page(view(job("a", "COMPLETED", usage={**usage, "memory_gb": None})), REPORT, keep_logs=False)
-    assert "? of 8 GB" in unmeasured.text
+    assert unmeasured.rows[0]["memory"] == "? of 8 GB"
 
 
 def test_a_page_keeps_jobs_that_never_started_apart_from_those_that_failed() -> None:
@@ -96,10 +108,11 @@ def test_a_page_keeps_jobs_that_never_started_apart_from_those_that_failed() -> 
 
 def test_a_page_lists_earlier_attempts() -> None:
     again = job("b", "COMPLETED", attempt=2, earlier=["attempt 1 OUT_OF_MEMORY: 8 GB were not enough"])
-    text = jobs_page(view(again, status="succeeded"), REPORT, keep_logs=True).text
-    assert "COMPLETED (attempt 2)" in text
-    assert "- b: attempt 1 OUT_OF_MEMORY: 8 GB were not enough" in text
-    assert "`errors.log`" in text
+    page = jobs_page(view(again, status="succeeded"), REPORT, keep_logs=True)
+    assert page.rows[0]["state"] == "COMPLETED (attempt 2)"
+    assert "- b: attempt 1 OUT_OF_MEMORY: 8 GB were not enough" in page.text
+    assert page.rows[0]["log"] == "errors.log"
+    assert "The logs are on the server, in `/data/0001/jobs/b/1`." in page.text
 
 
 def test_a_sessions_page_links_to_the_runs_and_says_why() -> None:

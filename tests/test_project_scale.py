@@ -98,6 +98,6 @@ def test_nothing_is_lost_and_prefect_shows_everything_as_it_ended(
     tasks = states(prefect, "task_runs", project.jobs)
     assert set(tasks) == {"COMPLETED"}, tasks
     assert tasks.total() >= project.jobs
-    pages = {a["flow_run_id"] for a in everything(prefect, "artifacts") if a["type"] == "markdown"}
+    pages = {a["flow_run_id"] for a in everything(prefect, "artifacts") if a["type"] in ("markdown", "table")}
     assert [run["name"] for run in runs if run["id"] not in pages] == []
     assert said["megabytes"] <= MEGABYTES
