@@ -214,7 +214,7 @@ def test_this_computer_gets_environments_that_its_jobs_find_by_name(tmp_path: Pa
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     failed = server("install", "local", "--with", "report", "--wheels", str(tmp_path / "none"))
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert not python.exists()
     done = server("install", "local", "--with", "report")
     if "could not be had" in done.stderr:
