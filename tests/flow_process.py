@@ -19,11 +19,9 @@ from tests.prefect_server import REPOSITORY, PrefectServer
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server that all tests with flows in processes share."""
     server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    server.start()
+    yield server
+    server.stop()
 
 
 class Flow:
