@@ -13,8 +13,7 @@ from pathlib import Path
 from jobs.copying import some
 from jobs.forging_index import forged_earlier, write_index
 from jobs.forging_multiday import tracked
-from jobs.forging_multiday import verify as verify_tracked
-from jobs.forging_records import Record, records_of, verify
+from jobs.forging_records import Record, records_of, verify, verify_tracked
 from jobs.forging_session import forge
 from jobs.forging_sources import collect
 from jobs.program import Output, Progress, check_dataset_owner, dataset_parser, dataset_paths, run, write_report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from jobs.copying import some
-from jobs.hashing import digests
-from trackers.commands import track_again
-from trackers.errors import JobFailedError, SessionDataError
-from trackers.layout import DatasetPaths, SessionPaths
-from trackers.names import ProcessingPipelines
+from trackers.errors import SessionDataError
 
 CELLS = "cells.feather"
 ARRAYS = {"fluorescence": "F", "neuropil": "Fneu", "deconvolved": "spks"}
@@ -36,45 +30,6 @@ class Tracked:
     cells: Mapping[tuple[int, int], int]
     order: Mapping[int, list[int]]
     activity: Mapping[tuple[int, str], NDArray[Any]]
-
-
-def verify(dataset: DatasetPaths, session: SessionPaths) -> list[str]:
-    """Compare what multi-day processing made of a session with its record; return what people must know.
-
-    Args:
-        dataset: the animal's place in it.
-        session: which one is forged.
-
-    Raises:
-        SessionDataError: the record cannot be read.
-        JobFailedError: a file is missing, e.g. because a scratch volume was purged, or has other contents.
-    """
-    path = dataset.directory / "results" / f"{ProcessingPipelines.MULTIDAY.name}.json"
-    try:
-        record = json.loads(path.read_bytes())
-        made = {str(each["path"]): str(each["xxh3_128"]) for each in record["outputs"]}
-        sessions = [name.partition("/")[2] for name in record["settings"]["sessions"]]
-    except FileNotFoundError:
-        there = (dataset.directory / CELLS).exists()
-        return ["not verified, because there is no record of it: multiday"] if there else []
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SessionDataError(
-            f"{path} is no result record ({error!r}). Nothing was written. Run multi-day processing again."
-        ) from None
-    if session.session not in sessions:
-        return []
-    taken = [name for name in made if name == CELLS or name.startswith(f"{session.session}/")]
-    gone = [name for name in taken if not (dataset.directory / name).exists()]
-    found = digests(dataset.directory, [name for name in taken if name not in gone])
-    other = [name for name, digest in found.items() if digest.xxh3_128.hex() != made[name]]
-    if gone or other:
-        words = [f"{len(gone)} are missing: {some(gone)}"] if gone else []
-        words += [f"{len(other)} have other contents: {some(other)}"] if other else []
-        raise JobFailedError(
-            f"Of the files of multi-day processing that {session} is forged from, {'; '.join(words)}. Nothing was "
-            f"written. Have them made again: {track_again(session.volumes, dataset, sessions)}"
-        )
-    return []
 
 
 def tracked(folder: Path, session: str) -> Tracked | None:
