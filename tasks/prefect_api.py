@@ -22,9 +22,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
 from trackers.errors import PrefectError
 
-BUSY_SECONDS = (
-    600.0  # for which a database that is busy is asked again every second, before Prefect's client counts its tries
-)
+BUSY_SECONDS = 600.0  # for which a busy database is asked again every second, before a client's tries count
 R = TypeVar("R")
 _guards: list[subprocess.Popen[bytes]] = []
 _reached: set[str | None] = set()  # the servers that have answered in this process
