@@ -210,17 +210,17 @@ def _treadmill_slipped(sources: Sources, _movies: list[Movie]) -> Measured:
     if len(edges) < 3:
         raise MissingError(f"the session is shorter than {3 * BIN_S:g} s")
     # without messages the treadmill stands: distance holds, it does not ramp
-    speed = np.diff(behavior.held((times, distance), edges)) / BIN_S
-    if np.abs(speed).max() > FASTEST_CM_S:
-        return Measured(1.0, f"it turned at {np.abs(speed).max():.0f} cm/s, which no mouse runs")
-    if (np.abs(speed) < STILL_CM_S).sum() < LEAST_BINS:
+    speed = np.abs(np.diff(behavior.held((times, distance), edges))) / BIN_S
+    if speed.max() > FASTEST_CM_S:
+        return Measured(1.0, f"it turned at {speed.max():.0f} cm/s, which no mouse runs")
+    if (speed < STILL_CM_S).sum() < LEAST_BINS:
         return Measured(0.0, "it hardly ever stood still")
-    if (np.abs(speed) > RUNNING_CM_S).sum() < LEAST_BINS:
-        raise MissingError(f"it never turned faster than {np.abs(speed).max():.0f} cm/s for {LEAST_BINS * BIN_S:g} s")
+    if (speed > RUNNING_CM_S).sum() < LEAST_BINS:
+        raise MissingError(f"it never turned faster than {speed.max():.0f} cm/s for {LEAST_BINS * BIN_S:g} s")
     if not (seen := _movements(sources, edges)):
         raise MissingError("no camera's motion energy is there to compare it with")
     for camera, energy in seen.items():
-        if (slipped := _slipped(energy, np.abs(speed))) is not None:
+        if (slipped := _slipped(energy, speed)) is not None:
             return Measured(slipped, f"it stood still while the {camera} camera saw running")
     raise MissingError(f"the {' or the '.join(seen)} camera does not tell running from rest")
 
