@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from tasks.compute_server import ComputeServer
 from tasks.interruption import Interruption
 from tasks.jobs import Submitted, end_jobs, finish, follow, submit
 from tasks.lease import Lease, give_back
-from tasks.outcome import carried_out, result_of, to_the_end
+from tasks.outcome import carried_out, result_of
 from tasks.pages import jobs_page, jobs_progress, never_started
 from tasks.reports import JobReport, PipelineReport
 from tasks.words import why
@@ -87,15 +88,20 @@ class Run:
             assert self.skipped is not None  # noqa: S101 - without a lease there is a reason
             return self.skipped
         started = time.monotonic()
+        request = self._request()
+        graph = self.server.with_resources(self.pipeline.name.lower(), Graph(stages))
+        submitting = asyncio.ensure_future(carried_out(submit, self.lease, request, graph))
         try:
-            view = await self._followed(self.server.with_resources(self.pipeline.name.lower(), Graph(stages)))
+            view = await self._followed(await asyncio.shield(submitting))
         except asyncio.CancelledError:
             interruption = Interruption.current()
             if interruption is None or not interruption.reason:
+                await asyncio.wait([submitting])  # it must not stop half-way
                 self.lease.abandon = "something other than a person cancelled the flow run; its jobs run on"
             else:
-                await end_jobs(self.lease)
+                await end_jobs(self.lease, request["request_id"], submitting)
                 await give_back(self.lease)  # now: the runs around this one report to Prefect first, which may hang
+                await asyncio.wait([submitting])
             raise
         except Exception:
             if await end_jobs(self.lease):
@@ -107,9 +113,9 @@ class Run:
             present.finish(lambda: jobs_progress(view), lambda: jobs_page(view, report, keep_logs=kept))
         return report
 
-    async def _followed(self, graph: Graph) -> dict[str, Any]:
-        assert self.lease is not None  # noqa: S101 - see __call__
-        request = {
+    def _request(self) -> dict[str, Any]:
+        return {
+            "request_id": secrets.token_hex(8),
             "pipeline": self.pipeline.name,
             "settings": self.settings,
             "reprocess": self.reprocess,
@@ -119,7 +125,9 @@ class Run:
             "prefect_api": PREFECT_API_URL.value() or "",
             "process": asdict(ProcessIdentity.of_this_process()),
         }
-        view = await to_the_end(carried_out(submit, self.lease, request, graph))
+
+    async def _followed(self, view: dict[str, Any]) -> dict[str, Any]:
+        assert self.lease is not None  # noqa: S101 - see __call__
         self._changed_the_project()
         async with Submitted(self.lease, view) as submitted:
             await asyncio.gather(*(_follow(submitted, job["stage"], job["name"]) for job in view["jobs"]))

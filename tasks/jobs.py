@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -35,6 +34,7 @@ from trackers.graph import Graph
 from trackers.states import JobState
 
 END_SECONDS = 60.0  # for a server that is out of reach when jobs are to be ended
+HANDOVER_SECONDS = 3.0  # for a scheduler that takes a graph while its jobs are to be ended
 WAIT_SECONDS = 5.0  # between tries at what waits for people
 
 View = dict[str, Any]
@@ -145,8 +145,10 @@ class Submitted:
 @task(name="submit", task_run_name="submit", persist_result=False, cache_policy=NO_CACHE)
 @in_sentences
 async def submit(lease: Lease, request: dict[str, Any], graph: Graph) -> View:
-    """Hand a pipeline's whole graph over in one request; what runs of it already is adopted."""
-    request = {**request, "request_id": secrets.token_hex(8)}  # sent again when its answer is lost, and then known
+    """Hand a pipeline's whole graph over in one request; what runs of it already is adopted.
+
+    The request has an id: it is sent again when its answer is lost, and then known.
+    """
     view: View = await lease.ask("submit", **request, graph=graph.to_json(), manager_id=lease.manager_id)
     adopted = [job["name"] for job in view["jobs"] if job["ended"] or job["state"] not in ("PLANNED", "PENDING")]
     get_run_logger().info(
@@ -194,21 +196,36 @@ async def finish(submitted: Submitted, keep_logs: bool) -> View:
     raise AssertionError
 
 
-async def end_jobs(lease: Lease) -> bool:
+async def end_jobs(lease: Lease, request_id: str = "", submitting: asyncio.Future[View] | None = None) -> bool:
     """End every job that was submitted under this lease; the lease is marked where one may be left.
+
+    Args:
+        lease: whose jobs.
+        request_id: of a request to submit that may be under way.
+        submitting: that request. An sbatch of it that hangs is not waited for: once its submission has been ended, what
+            lands of it late does not begin.
 
     Returns:
         whether a submission was open, or may have been.
     """
     before = lease.abandon
     lease.abandon = before or "it is not known whether its jobs have ended"  # should this be interrupted as well
+    ended = False
     try:
-        outcome = await lease.ask_within(END_SECONDS, "cancel_all", manager_id=lease.manager_id)
+        while True:
+            submitted = submitting is None or bool((await asyncio.wait([submitting], timeout=HANDOVER_SECONDS))[0])
+            outcome = await lease.ask_within(END_SECONDS, "cancel_all", manager_id=lease.manager_id)
+            ended |= bool(outcome["ended"] or outcome["left"])
+            if submitted or request_id in outcome["requests"]:
+                break
     except (UnreachableError, LoginNeededError) as error:
         lease.abandon = f"its jobs could not be ended, since the server is out of reach ({error})"
         return True
     except SessionflowError as error:  # the lock must stay: nobody knows whether one still runs
         lease.abandon = f"it is not known whether its jobs have ended: {error}"
         return True
+    finally:
+        if submitting is not None:
+            submitting.cancel()  # it must not be sent once more
     lease.abandon = f"jobs of {', '.join(outcome['left'])} could not be ended" if outcome["left"] else before
-    return bool(outcome["ended"] or outcome["left"])
+    return ended

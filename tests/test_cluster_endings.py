@@ -101,6 +101,31 @@ def test_a_cancel_ends_every_job_then_tracker_then_lock(lab: Lab, way: str) -> N
     assert lab.prefect.runs("long 305")[0]["state_type"] == ("FAILED" if way == "sessionflow cancel" else "CANCELLED")
 
 
+def test_a_cancel_while_sbatch_hangs_does_not_wait_for_it_and_what_lands_late_does_not_begin(lab: Lab) -> None:
+    calls, landed = lab.root / "calls", lab.root / "landed"
+    lab.cluster.wrap(
+        "sbatch",
+        f"""echo call >> '{calls}'
+if [ $(wc -l < '{calls}') = 2 ]; then sleep 15; touch '{landed}'; fi
+exec "$REAL" "$@" """,
+    )
+    flow = lab.flow(stubborn(lab, "a"), lab.job("late"), lab.job("never"))
+    flow.wait_until(lambda: calls.exists() and calls.read_text().count("call") == 2 and lab.traces() == ["a"])
+    asked = time.monotonic()
+    flow.process.terminate()
+    assert wait_until(lambda: lab.lock() == "nobody", CANCEL_SECONDS)
+    assert time.monotonic() - asked < CANCEL_SECONDS
+    assert not landed.exists()
+    assert not lab.processes()
+    assert lab.tracker() == ""
+    flow.end()
+    assert wait_until(landed.exists, 20)
+    assert wait_until(lambda: len(lab.jobs()) == 2, 10)
+    lab.check("")
+    assert (lab.traces(), calls.read_text().count("call")) == (["a"], 2)
+    assert lab.prefect.runs("long 305")[0]["state_type"] == "CANCELLED"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_cancel_while_the_server_is_out_of_reach_ends_the_flow_and_leaves_the_lock_for_the_next_run(

@@ -191,11 +191,11 @@ def cancel_all(arguments: dict[str, Any]) -> dict[str, list[str]]:
     """End the jobs of a target's open submissions, of one manager or of all, and close those that have no process left.
 
     Returns:
-        the submissions that were `ended`, and those of which a process is `left`.
+        the submissions that were `ended`, those of which a process is `left`, and the ids of both's `requests`.
     """
     target = _leased(arguments) if "incarnation" in arguments else _existing(arguments)
     manager_id = arguments.get("manager_id")
-    outcome: dict[str, list[str]] = {"ended": [], "left": []}
+    outcome: dict[str, list[str]] = {"ended": [], "left": [], "requests": []}
     for pipeline, folder in target.all_submissions().items():
         submission = folder.current()
         if submission is None or not submission.open or manager_id not in (None, submission.manager_id):
@@ -205,6 +205,7 @@ def cancel_all(arguments: dict[str, Any]) -> dict[str, list[str]]:
         if gone:
             work.finish(submission.number, keep_logs=True, facts={})
         outcome["ended" if gone else "left"].append(submission.name)
+        outcome["requests"].append(submission.request_id)
     return outcome
 
 

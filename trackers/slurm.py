@@ -99,6 +99,8 @@ class SlurmScheduler:
             return []
         try:
             submission = folder.read(submission.number)  # as it is now that nobody else hands it over
+            if submission.cancelling:
+                return []
             return list(Handover(self._site, folder, submission, queue_of(submission.account)).over())
         finally:
             os.close(lock)

@@ -103,6 +103,8 @@ class Handover:
         if after is None:
             return None
         files = self._files(job)
+        if files.revoked():  # the submission is being cancelled
+            return None
         if not self.queue.room():
             return self._handed(job, waiting="it waits its turn: the account has as many jobs as it may have")
         hold = any(self.submission.last(name).scheduler_id for name in self._dependents(job))
@@ -118,6 +120,8 @@ class Handover:
         if number is None:
             return self._refused(job, answer)
         files.scheduler_id.write_text(number)
+        if files.revoked():  # meanwhile: whoever cancels may have looked for it before Slurm had it
+            ask_slurm("scancel", number)
         self.queue.submitted()
         self.ids[job.name] = number
         return self._handed(job, scheduler_id=number, after=after)

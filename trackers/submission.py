@@ -400,6 +400,12 @@ class AttemptFiles:
                     return restart, word
         return None
 
+    def revoked(self) -> bool:
+        """Whether the attempt must not begin any more."""
+        with contextlib.suppress(OSError):
+            return self.claim().read_text(errors="replace").strip() == REVOKED
+        return False
+
     def revoke(self, restart: int = 0) -> bool:
         """Make sure that a restart does not begin any more; False where it has begun, or the volume is full."""
         if not self._create(REVOKED + "\n", *{self.claim(0), self.claim(restart)}):
