@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import shlex
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -29,9 +30,13 @@ def status(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.project:
         raise BadInputError("Name a project, or a session with --why. Nothing was done.")
-    rows = ask(server_of(arguments), "status", project=arguments.project, animal=arguments.animal)
+    project = {"project": arguments.project}
+    questions = [("status", {**project, "animal": arguments.animal})]
+    if not arguments.animal:
+        questions.append(("datasets", project))
+    rows, *datasets = answers(server_of(arguments), *questions)
     print(status_table(arguments.project, rows, notes=arguments.notes))
-    for facts in ask(server_of(arguments), "datasets", project=arguments.project) if not arguments.animal else ():
+    for facts in itertools.chain(*datasets):
         print(dataset_line(facts))
     return 0
 
@@ -156,9 +161,14 @@ def _tracker_target(arguments: argparse.Namespace) -> tuple[Server, dict[str, st
 
 def ask(server: Server, call: str, **arguments: Any) -> Any:
     """Ask the server side one thing."""
+    return answers(server, (call, arguments))[0]
 
-    async def asked() -> Any:
+
+def answers(server: Server, *questions: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Ask the server side, over one connection; each question is a call with its arguments."""
+
+    async def asked() -> list[Any]:
         async with connected(server) as client:
-            return await client.ask(call, **arguments)
+            return [await client.ask(call, **arguments) for call, arguments in questions]
 
     return asyncio.run(asked())
