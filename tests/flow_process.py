@@ -18,10 +18,15 @@ from tests.prefect_server import REPOSITORY, PrefectServer
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server that all tests with flows in processes share."""
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server that the tests of one module have for themselves: they count runs, or set its limits."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 class Flow:

@@ -90,13 +90,9 @@ class Lab(PrefectServer):
 @contextlib.contextmanager
 def running_lab(home: Path) -> Iterator[Lab]:
     """Start a server that has the deployment process-session, until the block ends."""
-    server = Lab(home)
-    server.start()
-    try:
+    with Lab(home) as server:
         server.deployment("process-session")
         yield server
-    finally:
-        server.stop()
 
 
 def a_session() -> str:

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from flows import PREFECT_SETTINGS
 
@@ -66,6 +66,13 @@ class PrefectServer:
             if self.process.poll() is None:
                 self.stop()
             raise
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + 100  # on a busy machine it takes more than a minute

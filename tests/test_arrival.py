@@ -114,14 +114,6 @@ def test_a_session_lacks_what_may_still_come_and_a_project_that_is_not_there_wil
         arrivals.lacking(Target(site_of(tmp_path), "Projekt", "305", OLD).paths)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    prefect = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    prefect.start()
-    yield prefect
-    prefect.stop()
-
-
 def deployed(prefect: PrefectServer) -> str:
     """Have a deployment without a worker; return its id."""
     flow = prefect.post("flows/", {"name": "process-session"})["id"]
@@ -141,34 +133,34 @@ def awaiting(prefect: PrefectServer, session: str, server: dict[str, Any] | None
 
 
 async def test_runs_that_describe_their_server_themselves_are_resumed_however_many_await_their_data(
-    server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "working").mkdir()
     monkeypatch.setattr(arrival, "PAGE", 3)
     description = {"storage_root": str(tmp_path / "storage"), "working_root": str(tmp_path / "working")}
     add(tmp_path, OLD)
-    complete = [awaiting(server, OLD, description) for _ in range(5)]
-    absent = awaiting(server, NEW, description)
-    awaiting(server, OLD, {"storage_root": "/nowhere"})
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    complete = [awaiting(own_prefect, OLD, description) for _ in range(5)]
+    absent = awaiting(own_prefect, NEW, description)
+    awaiting(own_prefect, OLD, {"storage_root": "/nowhere"})
+    with temporary_settings({PREFECT_API_URL: own_prefect.api}):
         said = await arrival.look({})
     assert sum(line.endswith("its run begins") for line in said) == len(complete), said
-    runs = {run["id"]: run["state_name"] for run in server.post("flow_runs/filter", {})}
+    runs = {run["id"]: run["state_name"] for run in own_prefect.post("flow_runs/filter", {})}
     assert [runs[run] for run in complete] == ["Resuming"] * len(complete)
     assert runs[absent] == AWAITING
 
 
 async def test_a_run_whose_server_was_removed_from_prefect_fails_and_one_of_this_computer_is_told_what_is_missing(
-    server: PrefectServer,
+    own_prefect: PrefectServer,
 ) -> None:
-    removed = awaiting(server, NEW, {"$ref": {"block_document_id": str(uuid4())}})
-    here = awaiting(server, LATER, None)
-    with temporary_settings({PREFECT_API_URL: server.api}):
+    removed = awaiting(own_prefect, NEW, {"$ref": {"block_document_id": str(uuid4())}})
+    here = awaiting(own_prefect, LATER, None)
+    with temporary_settings({PREFECT_API_URL: own_prefect.api}):
         said = await arrival.look({})
         assert [line for line in said if NEW in line and line.endswith("has failed")], said
         assert [line for line in said if LATER in line and "SESSIONFLOW_STORAGE is not set" in line], said
         assert not [line for line in await arrival.look({}) if NEW in line and "removed" in line]
-    runs = {run["id"]: run["state"] for run in server.post("flow_runs/filter", {})}
+    runs = {run["id"]: run["state"] for run in own_prefect.post("flow_runs/filter", {})}
     assert runs[removed]["name"] == "Failed"
     assert "no longer described" in runs[removed]["message"]
     assert runs[here]["name"] == AWAITING
@@ -176,7 +168,7 @@ async def test_a_run_whose_server_was_removed_from_prefect_fails_and_one_of_this
 
 @pytest.mark.slow
 async def test_two_watches_each_with_a_prefect_of_its_own_start_what_arrives_once(
-    server: PrefectServer,
+    own_prefect: PrefectServer,
     tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -187,19 +179,15 @@ async def test_two_watches_each_with_a_prefect_of_its_own_start_what_arrives_onc
     arrivals.switch_on(Target(site_of(tmp_path), "Project"), "")
     add(tmp_path, LATER)
     here = ComputeServer(storage_root=str(tmp_path / "storage"), working_root=str(tmp_path / "working"))
-    other = PrefectServer(tmp_path_factory.mktemp("other prefect"))
-    other.start()
     said: list[str] = []
-    try:
-        for prefect in (server, other):
+    with PrefectServer(tmp_path_factory.mktemp("other prefect")) as other:
+        for prefect in (own_prefect, other):
             deployed(prefect)
-        for prefect in (server, other, server, other):
+        for prefect in (own_prefect, other, own_prefect, other):
             monkeypatch.setenv("PREFECT_API_URL", prefect.api)
             with temporary_settings({PREFECT_API_URL: prefect.api}):
                 said += await arrival.look({arrival.HERE: here})
-        runs = [run for prefect in (server, other) for run in prefect.post("flow_runs/filter", {})]
-    finally:
-        other.stop()
+        runs = [run for prefect in (own_prefect, other) for run in prefect.post("flow_runs/filter", {})]
     assert len([run for run in runs if run["parameters"]["session"] == LATER]) == 1, said
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -21,15 +20,6 @@ from trackers.names import ProcessingPipelines as P
 
 SECOND = "2025-08-27-18-30-15-123456"
 MADE = (P.BEHAVIOR, P.VIDEO)
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    environment("forging")
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
 
 
 class Forge:

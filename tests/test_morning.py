@@ -112,11 +112,8 @@ class _Mailbox:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
+def prefect(own_prefect: PrefectServer) -> PrefectServer:
+    return own_prefect
 
 
 def run(prefect: PrefectServer, session: str, state: str, message: str, **more: Any) -> str:

@@ -7,7 +7,6 @@ import json
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ from trackers.names import ProcessingPipelines
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
+def prefect(own_prefect: PrefectServer) -> PrefectServer:
+    return own_prefect
 
 
 def runs(prefect: PrefectServer, flow: str = "process-session") -> list[dict[str, Any]]:

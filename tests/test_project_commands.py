@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from tests.prefect_server import PrefectServer
 from tests.project_run import Project
 from tests.test_cli import contents, roots, sessionflow
 from trackers.manager import generate_manager_id
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_a_plan_is_shown_without_prefect_and_touches_nothing(tmp_path: Path) -> None:

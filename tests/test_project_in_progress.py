@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.prefect_server import PrefectServer
 from tests.project_run import Project, ProjectRun
 from trackers.manager import generate_manager_id
 from trackers.names import ProcessingPipelines
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
 
 
 def test_a_session_that_another_program_works_on_is_in_progress_on_every_page(
@@ -35,7 +24,7 @@ def test_a_session_that_another_program_works_on_is_in_progress_on_every_page(
     assert code == 0
     assert project.trace() == [free]
     for name in (f"Project/305/{busy}", f"checksum Project/305/{busy}"):
-        (run,) = prefect.runs(name)
+        run = prefect.runs(name)[0]
         assert (run["state_type"], run["state_name"]) == ("COMPLETED", "InProgress"), run["state"]
         assert "manager" in run["state"]["message"]
     assert project.locked() == []

@@ -38,9 +38,7 @@ def prefect(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PrefectS
             postgres = Postgres(tmp_path / "postgres")
             stack.callback(postgres.stop)
             server.settings["PREFECT_API_DATABASE_CONNECTION_URL"] = postgres.url.replace(":", "+asyncpg:", 1)
-        server.start()
-        stack.callback(server.stop)
-        yield server
+        yield stack.enter_context(server)
 
 
 def run(project: TrivialProject, cluster: Cluster, prefect: PrefectServer, seconds: float) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,15 +26,6 @@ from trackers.names import ProcessingPipelines as P
 from trackers.site import Site
 
 EARLY, LATE = "2026-11-25T04:00:00+00:00", "2026-11-25T05:00:00+00:00"
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    environment("report")
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    yield server
-    server.stop()
 
 
 def facts(**ended: str) -> dict[str, object]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -21,15 +20,13 @@ WORK_SECONDS = 0.1
 
 
 @pytest.fixture
-def limited_to_one(tmp_path: Path) -> Iterator[PrefectServer]:
+async def limited_to_one(own_prefect: PrefectServer) -> AsyncIterator[None]:
     """A Prefect server with limits of one session."""
-    server = PrefectServer(tmp_path)
-    server.start()
-    for name in (STORAGE, WORKING):
-        server.post("v2/concurrency_limits/", {"name": name, "limit": 1})
-    with temporary_settings({PREFECT_API_URL: server.api}):
-        yield server
-    server.stop()
+    with temporary_settings({PREFECT_API_URL: own_prefect.api}):
+        async with get_client() as client:
+            for name in (STORAGE, WORKING):
+                await client.upsert_global_concurrency_limit_by_name(name, 1)
+        yield
 
 
 def here(storage: int, working: int = 8) -> Volumes:
@@ -74,9 +71,8 @@ async def test_sessions_are_let_in_by_their_place_whoever_comes_first(size: int)
     assert plan.most == size
 
 
-async def test_with_prefects_limit_sessions_are_let_in_by_their_place_also_when_another_run_held_it(
-    limited_to_one: PrefectServer,
-) -> None:
+@pytest.mark.usefixtures("limited_to_one")
+async def test_with_prefects_limit_sessions_are_let_in_by_their_place_also_when_another_run_held_it() -> None:
     plan = Plan(await limited_volumes())
     async with asyncio.TaskGroup() as group, concurrency(STORAGE, strict=True):
         entered = group.create_task(plan.done(LAST, THIRD, SECOND, FIRST))
@@ -85,9 +81,8 @@ async def test_with_prefects_limit_sessions_are_let_in_by_their_place_also_when_
     assert (entered.result(), plan.most) == ([0, 1, 2, 3], 1)
 
 
-async def test_a_limit_that_somebody_has_set_to_nothing_lets_nobody_in_and_says_so(
-    limited_to_one: PrefectServer,
-) -> None:
+@pytest.mark.usefixtures("limited_to_one")
+async def test_a_limit_that_somebody_has_set_to_nothing_lets_nobody_in_and_says_so() -> None:
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name(STORAGE, 0)
     with pytest.raises(BadInputError, match=f"gcl update {STORAGE} --limit 4"):
