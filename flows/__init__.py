@@ -17,7 +17,7 @@ PREFECT_SETTINGS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "500",
     # Every 20 s it would read each run within a run that has not ended, and the run around it: with hundreds at once
-    # that is a quarter of what the server does. Our runs see their own cancel; this is for those whose process has gone.
+    # a quarter of what the server does. Our runs see their own cancel; this is for those whose process has gone.
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "300",
 }
 for _name, _value in PREFECT_SETTINGS.items():

@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 
 from flows.form import form_signature
 from flows.gate import END, START, Turn, turn_of_this_run
+from flows.heartbeats import heartbeats, without_threads
 from flows.labels import IN_PROGRESS, leave_word, tagged, tagged_run
 from flows.server_flow import NoServer, ServerFlow
 from flows.signals import keep_signals
@@ -90,7 +91,8 @@ class ReportingFlow(ServerFlow[P, Coroutine[Any, Any, R]]):
             async with reaching(server if isinstance(server, ComputeServer) else None):
                 await reach_prefect()
                 async with prefect_clients():
-                    with tagged(given):
+                    inside = contextlib.nullcontext() if _outermost.get() is None else without_threads()
+                    with tagged(given), inside:
                         run: Any = Flow.__call__(self, *args, return_state=True, **kwargs)
                         return await run
         finally:
@@ -108,7 +110,7 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
         @functools.wraps(function)
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
             run_id = this_flow_run().flow_run_id
-            async with _between_start_and_end(), interruptible(run_id), board_of(run_id):
+            async with heartbeats(), _between_start_and_end(), interruptible(run_id), board_of(run_id):
                 with tagged_run():
                     return await in_sentences(_with_manifests)(lambda: _labelled(function, *args, **kwargs))
 
