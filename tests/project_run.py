@@ -19,6 +19,8 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
 from flows.process_project import ENDED, process_project
 from jobs.checksum import directory_checksum
 from tasks.compute_server import ComputeServer
@@ -184,7 +186,14 @@ class Handlers:
             time.sleep(0.001)
 
 
-async def main(root: Path, options: dict[str, Any]) -> int:
+def processed(project: Project, prefect: PrefectServer, **options: Any) -> tuple[int, dict[str, Any]]:
+    """Run a project in this process; return what `ProjectRun.end` does, without the seconds of a start."""
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
+        return asyncio.run(outcome(project.root, options))
+
+
+async def outcome(root: Path, options: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Run a project; return the exit code, and how its sessions stand or an error."""
     if "failed_since" in options:
         options["failed_since"] = date.fromisoformat(options["failed_since"])
     handlers = Handlers(len(list((root / "storage" / "Project" / "305").iterdir())))
@@ -192,15 +201,15 @@ async def main(root: Path, options: dict[str, Any]) -> int:
     try:
         report = await process_project("Project", server_of(root), **options)
     except SessionflowError as error:
-        print(json.dumps({"error": str(error)}))
-        return error.exit_code
+        return error.exit_code, {"error": str(error)}
     found = {s.session: [s.standing, s.words, bool(s.flow_run_id)] for s in report.sessions}
     order = [s.session for s in report.sessions]
     said = {"sessions": found, "order": order, "sentence": report.sentence, "handlers": sorted(handlers.seen)}
-    print(json.dumps(said))
-    return 0 if report.succeeded else 1
+    return 0 if report.succeeded else 1, said
 
 
 if __name__ == "__main__":
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    sys.exit(asyncio.run(main(Path(sys.argv[1]), json.loads(sys.argv[2]))))
+    code, found = asyncio.run(outcome(Path(sys.argv[1]), json.loads(sys.argv[2])))
+    print(json.dumps(found))
+    sys.exit(code)

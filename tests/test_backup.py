@@ -120,6 +120,7 @@ def test_a_restore_refuses_a_database_that_some_process_has_open(lab: LabUp) -> 
     assert "is in use (by process" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_whole_backup_changes_nothing(lab: LabUp) -> None:
     before = (lab.home / "prefect.db").read_bytes()
     (lab.root / "text").write_text("no backup")

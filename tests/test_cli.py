@@ -156,6 +156,7 @@ def test_a_session_that_is_not_as_it_must_be_is_refused_and_left_alone(
     assert contents(root) == before
 
 
+@pytest.mark.slow
 def test_spaces_and_letters_of_any_script_work_from_end_to_end(tmp_path: Path, prefect: PrefectServer) -> None:
     root = tmp_path / "a volume with spaces & ümlauts"
     raw_data = make_session(root / "storage", "Über project", "マウス 7") / "raw_data"
@@ -286,6 +287,7 @@ def test_the_server_side_answers_single_calls_and_loads_nothing_heavy(root: Path
     assert not parts_of_the_start & imported
 
 
+@pytest.mark.slow
 def test_a_run_is_refused_where_a_second_description_lies_deep_in_the_session(
     root: Path, prefect: PrefectServer
 ) -> None:

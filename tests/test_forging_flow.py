@@ -82,6 +82,7 @@ def test_all_sessions_whose_pipelines_are_done_are_forged_once(forge: Forge) -> 
     assert "done already" in said
 
 
+@pytest.mark.slow
 def test_animals_whose_names_look_alike_to_a_scheduler_are_forged_side_by_side(forge: Forge) -> None:
     alike = ("Ä1", "Ö1", "a 1", "A-1", f"{'long ' * 12}a", f"{'long ' * 12}b")
     for animal in alike:
@@ -162,6 +163,7 @@ def test_a_name_that_is_no_session_is_refused(forge: Forge) -> None:
     assert "write ANIMAL/SESSION" in said
 
 
+@pytest.mark.slow
 def test_a_file_that_was_purged_since_is_named_with_the_command_that_makes_it_again(forge: Forge) -> None:
     purged = forge.experiment.processed_data / "mesoscope_data/plane0/spks.npy"
     output = {"path": "processed_data/mesoscope_data/plane0/spks.npy", "size": purged.stat().st_size, "xxh3_128": "0"}

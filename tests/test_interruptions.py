@@ -109,7 +109,7 @@ def test_a_run_that_was_refused_regenerates_no_manifest_and_one_that_failed_does
     assert manifest.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_every_job_then_tracker_then_lock(
     side: Side, prefect: PrefectServer, number: signal.Signals
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_signal_ends_every_job_then_tracker_then_lock(
     assert prefect.runs("long 305")[0]["state_type"] == "CANCELLED"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_third_signal_ends_a_flow_at_once_says_so_and_leaves_the_lock(
     side: Side, prefect: PrefectServer, number: signal.Signals
 ) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from flows import heartbeats
 from tests.prefect_server import PrefectServer
-from tests.project_run import Project, ProjectRun
+from tests.project_run import Project, ProjectRun, processed
 from trackers import exclusions
 from trackers.manager import generate_manager_id
 from trackers.names import ProcessingPipelines
@@ -73,13 +74,13 @@ def test_each_kind_of_session_gets_what_it_needs_and_a_second_run_finds_nothing_
 ) -> None:
     project = Project(tmp_path, 6)
     good, finished, wrong, excluded, locked, incomplete = project.names
-    ProjectRun(project, prefect, sessions=[finished]).end()
+    processed(project, prefect, sessions=[finished])
     project.verify(wrong, "0" * 32)
     exclusions.exclude(project.target(excluded).paths, "dark", "bea")
     project.target(locked).lock.acquire(generate_manager_id())
     (project.raw_data(incomplete) / "telomere.bin").unlink()
     before = runs(prefect)
-    code, said = ProjectRun(project, prefect, requested_by="ada").end()
+    code, said = processed(project, prefect, requested_by="ada")
     assert (code, standings(said)) == (
         1,
         ["succeeded", "done", "failed", "excluded", "in progress", "not ready"],
@@ -103,12 +104,12 @@ def test_each_kind_of_session_gets_what_it_needs_and_a_second_run_finds_nothing_
     assert (tmp_path / "storage" / "Project" / "Project_manifest.feather").exists()
     assert sorted(project.trace()) == sorted([finished, good, wrong])
     runs_before = count(prefect)
-    code, said = ProjectRun(project, prefect).end()
+    code, said = processed(project, prefect)
     assert (code, standings(said)) == (0, ["done", "done", "waiting", "excluded", "in progress", "not ready"])
     assert count(prefect) == runs_before + 1
     assert len(project.trace()) == 3
     exclusions.exclude(project.target(good).paths, "dark", "bea")
-    ProjectRun(project, prefect).end()
+    processed(project, prefect)
     (grid,) = grids(prefect)
     of_good = next(line for line in grid["data"].splitlines() if good in line)
     assert "excluded by bea" in of_good, "a run that finds nothing to do brings the page up to date as well"
@@ -126,29 +127,45 @@ def test_what_failed_runs_again_when_asked_to_by_its_cause_and_when_its_input_ha
         ({"rerun_failed": True, "failed_cause": "EXIT CODE 1"}, "failed"),
         ({}, "waiting"),
     ):
-        _, said = ProjectRun(project, prefect, **options).end()
+        _, said = processed(project, prefect, **options)
         assert standings(said) == [expected], (options, said)
     assert len(project.trace()) == 2
     project.verify(project.names[0])
-    code, said = ProjectRun(project, prefect).end()
+    code, said = processed(project, prefect)
     assert (code, standings(said), len(project.trace())) == (0, ["succeeded"], 3)
     record = project.target(project.names[0]).submissions(ProcessingPipelines.CHECKSUM).current()
     assert record is not None
     assert record.code_version
 
 
+def test_every_run_within_a_projects_run_says_that_it_lives(tmp_path: Path, prefect: PrefectServer) -> None:
+    project = Project(tmp_path, 2)
+    code, _ = ProjectRun(project, prefect).end()  # in a process of its own: Prefect's events go to its first server
+    assert code == 0
+    names = [f"Project/305/{session}" for session in project.names]
+    lived = {prefect.runs(name)[0]["id"] for name in (*names, *(f"checksum {name}" for name in names))}
+    asked = {"filter": {"event": {"name": [heartbeats.EVENT]}}, "limit": 50}
+    deadline = time.monotonic() + 30  # the server writes events in batches
+    while True:
+        found = prefect.post("events/filter", asked)["events"]
+        if lived <= (said := {event["resource"]["prefect.resource.id"][-36:] for event in found}):
+            return
+        assert time.monotonic() < deadline, lived - said
+        time.sleep(0.5)
+
+
 def test_a_dry_run_says_what_would_be_done_and_touches_nothing(tmp_path: Path, prefect: PrefectServer) -> None:
     project = Project(tmp_path, 3)
     exclusions.exclude(project.target(project.names[1]).paths, "dark", "bea")
     before, runs_before = contents(tmp_path), count(prefect)
-    code, said = ProjectRun(project, prefect, dry_run=True).end()
+    code, said = processed(project, prefect, dry_run=True)
     assert (code, standings(said)) == (0, ["to run", "excluded", "to run"])
     assert contents(tmp_path) == before
     assert count(prefect) == runs_before + 1
     assert page(prefect).startswith("# Plan: Project\n\n2 to run, 1 excluded.")
 
 
-@pytest.mark.parametrize("how", ["sigterm", "prefect"])
+@pytest.mark.parametrize("how", ["sigterm", pytest.param("prefect", marks=pytest.mark.slow)])
 def test_a_cancel_in_the_middle_ends_every_job_and_frees_every_lock(
     tmp_path: Path, prefect: PrefectServer, how: str
 ) -> None:
@@ -168,7 +185,7 @@ def test_a_cancel_in_the_middle_ends_every_job_and_frees_every_lock(
     assert (project.locked(), project.trackers()) == ([], {""})
     assert runs(prefect, "process-project")[0]["state_type"] == "CANCELLED"
     assert "RUNNING" not in {r["state_type"] for r in runs(prefect) if r["name"].split("/")[-1] in project.names}
-    code, said = ProjectRun(project, prefect).end()
+    code, said = processed(project, prefect)
     assert (code, standings(said)) == (0, ["succeeded"] * 6)
     assert sorted(project.trace("end")) == project.names
 
@@ -234,11 +251,11 @@ def test_a_session_that_a_rig_has_launched_is_left_to_its_own_run(tmp_path: Path
     deployment = prefect.post("deployments/", {"name": "rig", "flow_id": flow})["id"]
     names = {"project": "Project", "animal": "305", "session": project.names[1], "requested_by": "rig 1"}
     run = prefect.post(f"deployments/{deployment}/create_flow_run", {"parameters": names})
-    code, said = ProjectRun(project, prefect).end()
+    code, said = processed(project, prefect)
     assert (code, standings(said)) == (0, ["succeeded", "launched"])
     assert "asked for by rig 1 (unverified)" in said["sessions"][project.names[1]][1]
     prefect.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "COMPLETED"}, "force": True})
-    _, said = ProjectRun(project, prefect).end()
+    _, said = processed(project, prefect)
     assert standings(said) == ["done", "succeeded"]
 
 
@@ -247,15 +264,16 @@ def test_the_manifest_is_written_anew_once_and_without_work_only_when_asked(
 ) -> None:
     project = Project(tmp_path, 3)
     manifest, before = tmp_path / "storage" / "Project" / "Project_manifest.feather", len(runs(prefect, "manifest"))
-    ProjectRun(project, prefect).end()
+    processed(project, prefect)
     assert len(runs(prefect, "manifest")) == before + 1
     manifest.unlink()
-    ProjectRun(project, prefect).end()
+    processed(project, prefect)
     assert not manifest.exists()
-    code, _ = ProjectRun(project, prefect, regenerate_manifest=True).end()
+    code, _ = processed(project, prefect, regenerate_manifest=True)
     assert (code, manifest.exists()) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_signal_is_ours_also_while_runs_of_sessions_begin(tmp_path: Path, prefect: PrefectServer) -> None:
     _, said = ProjectRun(Project(tmp_path, 6), prefect, maximum_sessions=2).end()
     assert said["handlers"] == ["Interruption._on_signal"]
@@ -279,6 +297,7 @@ def test_a_sigterm_at_any_moment_leaves_no_job_and_no_lock(tmp_path: Path, prefe
         assert "running" not in project.trackers()
 
 
+@pytest.mark.slow
 async def test_without_a_server_of_prefects_the_run_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect: PrefectServer
 ) -> None:

@@ -67,6 +67,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_touched(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_an_excluded_session_is_shown_everywhere_and_refused_by_name_until_it_is_included(
     tmp_path: Path, prefect: PrefectServer
 ) -> None:
@@ -97,6 +98,7 @@ def test_an_excluded_session_is_shown_everywhere_and_refused_by_name_until_it_is
     assert sessionflow("process", *one, *where, environment=prefect.environment).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_session_that_is_excluded_while_it_is_processed_gets_no_further_pipeline(
     tmp_path: Path, prefect: PrefectServer
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.prefect_server import PrefectServer
-from tests.project_run import Project, ProjectRun
+from tests.project_run import Project, processed
 from trackers.manager import generate_manager_id
 from trackers.names import ProcessingPipelines
 
@@ -16,7 +16,7 @@ def test_a_session_that_another_program_works_on_is_in_progress_on_every_page(
     project = Project(tmp_path, 2)
     busy, free = project.names
     project.target(busy).tracker(ProcessingPipelines.CHECKSUM).start(generate_manager_id(), 1)  # it takes no lock
-    code, said = ProjectRun(project, prefect).end()
+    code, said = processed(project, prefect)
     assert {name: standing for name, (standing, _, _) in said["sessions"].items()} == {
         busy: "in progress",
         free: "succeeded",

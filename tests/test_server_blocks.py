@@ -90,6 +90,7 @@ def test_a_prefect_that_is_away_is_said_and_the_description_is_kept(add: Add, tm
     assert (tmp_path / "sessionflow" / "servers" / "lab.yaml").read_text() == DESCRIPTION
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_was_removed_or_spoilt_in_the_ui_says_so_first_and_what_to_do(
     add: Add, prefect: PrefectServer
 ) -> None:

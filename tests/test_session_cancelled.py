@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.prefect_server import PrefectServer
-from tests.project_run import Project, ProjectRun
+from tests.project_run import Project, ProjectRun, processed
 
 
 def cancel(prefect: PrefectServer, name: str) -> None:
@@ -16,7 +16,7 @@ def cancel(prefect: PrefectServer, name: str) -> None:
     prefect.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
 
 
-@pytest.mark.parametrize("part", ["", "checksum "])
+@pytest.mark.parametrize("part", ["", pytest.param("checksum ", marks=pytest.mark.slow)])
 def test_a_session_cancelled_in_the_middle_of_a_project_ends_alone(
     tmp_path: Path, prefect: PrefectServer, part: str
 ) -> None:
@@ -32,7 +32,7 @@ def test_a_session_cancelled_in_the_middle_of_a_project_ends_alone(
     assert sorted(project.trace("end")) == [first, last]
     assert prefect.runs(f"Project/305/{chosen}")[0]["state_type"] == "CANCELLED"
     assert prefect.runs(f"checksum Project/305/{chosen}")[0]["state_type"] == "CANCELLED"
-    code, said = ProjectRun(project, prefect).end()
+    code, said = processed(project, prefect)
     assert (code, said["sessions"][chosen][0]) == (0, "succeeded"), said
 
 

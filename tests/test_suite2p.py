@@ -201,6 +201,7 @@ async def test_on_a_cluster_every_plane_is_a_job_between_binarize_and_combine(
     assert len(np.load(recording.results / "combined/F.npy")) > 12
 
 
+@pytest.mark.slow
 async def test_a_recording_without_cells_is_a_success_with_empty_tables(tmp_path: Path) -> None:
     import tifffile
 
@@ -215,6 +216,7 @@ async def test_a_recording_without_cells_is_a_success_with_empty_tables(tmp_path
     assert np.load(recording.results / "plane0" / "F.npy").shape == (0, 300)
 
 
+@pytest.mark.slow
 async def test_a_tiff_that_ends_early_is_refused_by_its_name_and_nothing_is_written(recording: Recording) -> None:
     python = environment("suite2p")
     tiff = recording.raw / "mesoscope_000001.tiff"

@@ -221,6 +221,7 @@ def test_an_obstacle_of_video_is_in_words() -> None:
     assert obstacle(ProcessingPipelines.VIDEO, {**facts, "video_problem": ""}) == ""
 
 
+@pytest.mark.slow
 async def test_a_new_result_takes_the_place_of_the_old_one_once_every_camera_is_done(paths: SessionPaths) -> None:
     assert (await run(paths)).succeeded
     folder, record = paths.processed_data / "camera_data", paths.tracking_data / "results" / "VIDEO.json"
