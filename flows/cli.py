@@ -10,6 +10,7 @@ import os
 import pkgutil
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -19,7 +20,7 @@ from flows.cli_launch import add_commands as add_launch_commands
 from flows.cli_results import add_commands as add_result_commands
 from flows.cli_up import add_commands as add_up_commands
 from flows.cli_up import positive
-from trackers.errors import BadInputError, SessionflowError
+from trackers.errors import BadInputError, PrefectError, SessionflowError
 from trackers.names import ProcessingPipelines
 from trackers.processes import this_account
 
@@ -34,6 +35,7 @@ RUNNABLE = ("checksum", "preparation", "behavior", "suite2p", "video", "multiday
 STALE_HELP = "run also what succeeded with other settings, raw data or libraries than there are now"
 DISCARD_HELP = "run again also where people have edited the result since it was recorded"
 EXIT_CODES = "exit codes: 0 success, 1 a pipeline failed, 2 bad input, 3 somebody else is working on it"
+LEAVE_SECONDS = 5.0  # for what can still be told to a Prefect that has gone
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 SESSION_HELP = "PROJECT/ANIMAL/SESSION under --storage, or the path of the session's folder"
 TARGET_HELP = f"{SESSION_HELP}; of a dataset, PROJECT/DATASET or PROJECT/DATASET/ANIMAL"
@@ -80,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SessionflowError as error:
         sys.stderr.write(f"sessionflow: {error}\n")
         code = error.exit_code
+        if isinstance(error, PrefectError):
+            _leave_soon(code)
     except ValueError as error:
         if not str(title := getattr(error, "title", "")).endswith("Settings"):
             raise
@@ -111,6 +115,17 @@ def _say_the_end() -> None:
     from tasks.interruption import Interruption
 
     sys.stderr.write(f"sessionflow: {Interruption.in_words()}\n")
+
+
+def _leave_soon(code: int) -> None:
+    """Have the process end though Prefect's threads go on: they offer every event that is left to a dead server.
+
+    That takes ten seconds an event, which for a project's run is hours.
+    """
+    sys.stdout.flush()
+    leaving = threading.Timer(LEAVE_SECONDS, os._exit, [code])
+    leaving.daemon = True
+    leaving.start()
 
 
 def _terminated(number: int, _frame: object) -> None:

@@ -17,10 +17,12 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+import yaml
 
 from tasks.interruption import REPORT_SECONDS
 from tests.conftest import SESSION, Side, make_session
 from tests.prefect_server import REPOSITORY, PrefectServer, free_port
+from trackers.errors import PrefectError
 
 CLEANUP_SECONDS = 10 + 10  # promised, and slack for a busy machine
 
@@ -188,3 +190,26 @@ def wait_until(condition: Callable[[], object], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_command_whose_prefect_has_gone_for_good_says_so_and_ends(side: Side, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    held = {"words": ["bash", "-c", f"touch '{begun}'; until [ -e '{go}' ]; do sleep 0.1; done"]}
+    roots = {"storage_root": str(side.root / "storage"), "working_root": str(side.root / "working")}
+    (tmp_path / "server.yaml").write_text(yaml.safe_dump({**roots, "commands": {"checksum": held}}))
+    names = ["--project", "Project", "--animal", "305", "--session", SESSION]
+    words = ["run", "checksum", "--server", str(tmp_path / "server.yaml"), *names]
+    with PrefectServer(tmp_path, settings={"PREFECT_CLIENT_MAX_RETRIES": "0"}) as server:
+        command = [sys.executable, "-m", "flows.cli", *words]
+        flow = subprocess.Popen(command, env=server.environment, stderr=subprocess.PIPE, text=True)
+        wait_until(begun.exists, 60)
+    go.touch()
+    try:
+        said = flow.communicate(timeout=60)[1]
+    finally:
+        flow.kill()
+        flow.wait()
+    assert flow.returncode == PrefectError.exit_code
+    assert "Prefect's server has stopped answering" in said
+    assert side.get("tracker_show", pipeline="CHECKSUM")["status"] == "succeeded"
+    assert side.get("lock_show")["manager_id"] == -1
