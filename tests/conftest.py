@@ -142,3 +142,15 @@ def side(tmp_path: Path) -> Side:
 def _no_test_silences_the_next() -> Iterator[None]:
     yield
     os.environ.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)  # the command sets it for its own process
+
+
+LONGEST = ("test_suite2p", "test_project", "test_interruptions", "test_forging", "test_forging_flow", "test_multiday")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: one that is left to the end is waited for while a core has nothing to do.
+
+    With `--no-loadscope-reorder`, without which xdist begins with the files that have the most tests.
+    """
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))

@@ -78,7 +78,7 @@ def test_cancel_ends_every_process_also_those_that_ignore_term_or_hide(side: Sid
     view = side.submit([("stubborn", stubborn)], [("never", "true")])
     side.wait(view, lambda _: pids.exists() and len(pids.read_text().split()) == 2)
     started = time.monotonic()
-    assert side.get("cancel_all", manager_id=side.manager_id) == {"ended": [view["name"]], "left": []}
+    assert side.get("cancel_all", manager_id=side.manager_id) == {"ended": [view["name"]], "left": [], "requests": [""]}
     assert time.monotonic() - started < 10
     view = side.watch(view)
     assert (view["status"], states(view)["stubborn"]) == ("aborted", "CANCELLED")

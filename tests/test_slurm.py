@@ -156,7 +156,7 @@ def test_a_cancel_ends_also_what_ignores_it(slurm: SlurmSide, tmp_path: Path) ->
     while not pids.exists() or len(pids.read_text().split()) < 6:
         time.sleep(0.05)
     began = time.monotonic()
-    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": [], "requests": [""]}
     assert time.monotonic() - began < 15  # promised: 10
     assert [pid for pid in pids.read_text().split() if lives(int(pid))] == []
     assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
@@ -289,7 +289,7 @@ def test_a_requeued_job_that_has_not_begun_again_is_cancelled_as_any_other(slurm
     slurm.wait(view, lambda v: states(v)["a"] == "RUNNING")
     slurm.cluster.command("scontrol", "requeuehold", by_name(slurm.watch(view))["a"]["id"])
     slurm.wait(view, lambda v: states(v)["a"] == "PENDING")
-    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": [], "requests": [""]}
     assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
 
 
@@ -304,7 +304,7 @@ def test_a_job_that_was_requeued_since_its_node_lost_power_is_cancelled_at_once(
         os.kill(pid, signal.SIGKILL)
     slurm.wait(view, lambda v: states(v)["a"] == "PENDING")
     began = time.monotonic()
-    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": [], "requests": [""]}
     assert time.monotonic() - began < 10
 
 
@@ -344,7 +344,7 @@ def test_the_cancel_of_a_suspended_job_leaves_nothing_of_it(slurm: SlurmSide, tm
     slurm.wait(view, lambda v: "suspended" in by_name(v)["a"]["reason"])
     if not may_resume:  # as for all accounts but operators'
         slurm.cluster.wrap("scontrol", '[ "$1" = resume ] && exit 1; exec "$REAL" "$@"')
-    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": []}
+    assert slurm.get("cancel_all") == {"ended": [view["name"]], "left": [], "requests": [""]}
     assert not any(lives(int(pid)) for pid in pids.read_text().split())
     assert slurm.get("tracker_show", pipeline="BEHAVIOR")["status"] == ""
 
