@@ -16,6 +16,8 @@ def test_a_session_that_another_program_works_on_is_in_progress_on_every_page(
     project = Project(tmp_path, 2)
     busy, free = project.names
     project.target(busy).tracker(ProcessingPipelines.CHECKSUM).start(generate_manager_id(), 1)  # it takes no lock
+    names = [f"Project/305/{busy}", f"checksum Project/305/{busy}"]
+    before = [len(prefect.runs(name)) for name in names]
     code, said = processed(project, prefect)
     assert {name: standing for name, (standing, _, _) in said["sessions"].items()} == {
         busy: "in progress",
@@ -23,8 +25,9 @@ def test_a_session_that_another_program_works_on_is_in_progress_on_every_page(
     }
     assert code == 0
     assert project.trace() == [free]
-    for name in (f"Project/305/{busy}", f"checksum Project/305/{busy}"):
-        run = prefect.runs(name)[0]
+    for name, count in zip(names, before, strict=True):
+        (run, *earlier) = prefect.runs(name)
+        assert len(earlier) == count
         assert (run["state_type"], run["state_name"]) == ("COMPLETED", "InProgress"), run["state"]
         assert "manager" in run["state"]["message"]
     assert project.locked() == []
