@@ -43,8 +43,7 @@ def bench(**options: Any) -> Iterator[Bench]:
             postgres = Postgres(folder / "postgres")
             stack.callback(postgres.stop)
             prefect.settings["PREFECT_API_DATABASE_CONNECTION_URL"] = postgres.url.replace(":", "+asyncpg:", 1)
-        prefect.start()
-        stack.callback(prefect.stop)
+        stack.enter_context(prefect)
         made = Bench(folder, cluster, prefect)
         made.flows("A", "null")  # the first run registers flows and fills caches
         yield made

@@ -120,7 +120,7 @@ def _say_the_end() -> None:
 def _leave_soon(code: int) -> None:
     """Have the process end though Prefect's threads go on: they offer every event that is left to a dead server.
 
-    That takes ten seconds an event, which for a project's run is hours.
+    A project's run was seen to be there half an hour after it had said how it ended.
     """
     sys.stdout.flush()
     leaving = threading.Timer(LEAVE_SECONDS, os._exit, [code])

@@ -14,18 +14,19 @@ from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from prefect.context import FlowRunContext, SettingsContext, get_settings_context
+from prefect.context import SettingsContext, get_settings_context
 from prefect.events import emit_event
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, Settings
 
-EVENT = "prefect.flow-run.heartbeat"
+HEARTBEAT = "prefect.flow-run.heartbeat"
 LOOK_SECONDS = 1.0  # between looks at whose turn it is: a thousand runs do not speak at the same moment
 
 
 @dataclass
 class _Living:
-    """A run that lives: in whose context it is said, how often, and when again by the monotonic clock."""
+    """A run that lives: how events name it, in whose context it is said, how often, and when again (monotonic)."""
 
+    resource: dict[str, str]
     context: Context
     seconds: float
     due: float = 0.0
@@ -64,13 +65,14 @@ def without_threads() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def heartbeats() -> AsyncIterator[None]:
+async def heartbeats(flow_run_id: str, name: str) -> AsyncIterator[None]:
     """Have it said, from a flow's beginning to its end, that its run lives, where Prefect does not say so."""
     if (seconds := _seconds.get()) is None:
         yield
         return
     speaker = _speakers.setdefault(asyncio.get_running_loop(), _Speaker())
-    run = _Living(copy_context(), seconds)
+    resource = {"prefect.resource.id": f"prefect.flow-run.{flow_run_id}", "prefect.resource.name": name}
+    run = _Living(resource, copy_context(), seconds)
     speaker.living.append(run)
     if speaker.task is None:
         speaker.task = asyncio.create_task(_speak(speaker), name="heartbeats", context=Context())
@@ -81,21 +83,13 @@ async def heartbeats() -> AsyncIterator[None]:
 
 
 async def _speak(speaker: _Speaker) -> None:
-    while speaker.living:
-        now = time.monotonic()
-        for run in [run for run in speaker.living if run.due <= now]:
-            run.due = now + run.seconds
-            with contextlib.suppress(Exception):  # as with Prefect's own: nothing of it may fail a run
-                run.context.run(_say)
-        await asyncio.sleep(LOOK_SECONDS)
-    speaker.task = None
-
-
-def _say() -> None:
-    run = FlowRunContext.get()
-    assert run is not None  # noqa: S101 - it is said in a flow's context
-    assert run.flow_run is not None  # noqa: S101
-    emit_event(
-        EVENT,
-        {"prefect.resource.id": f"prefect.flow-run.{run.flow_run.id}", "prefect.resource.name": run.flow_run.name},
-    )
+    try:
+        while speaker.living:
+            now = time.monotonic()
+            for run in [run for run in speaker.living if run.due <= now]:
+                run.due = now + run.seconds
+                with contextlib.suppress(Exception):  # as with Prefect's own: nothing of it may fail a run
+                    run.context.run(emit_event, HEARTBEAT, run.resource)
+            await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        speaker.task = None  # it would keep a loop that is closed

@@ -109,8 +109,9 @@ def pipeline_flow(name: str, run_name: str) -> Callable[[Callable[P, Coroutine[A
     def decorate(function: Callable[P, Coroutine[Any, Any, R]]) -> ReportingFlow[P, R]:
         @functools.wraps(function)
         async def reporting(*args: P.args, **kwargs: P.kwargs) -> Any:
-            run_id = this_flow_run().flow_run_id
-            async with heartbeats(), _between_start_and_end(), interruptible(run_id), board_of(run_id):
+            run = this_flow_run()
+            run_id = run.flow_run_id
+            async with heartbeats(run_id, run.name), _between_start_and_end(), interruptible(run_id), board_of(run_id):
                 with tagged_run():
                     return await in_sentences(_with_manifests)(lambda: _labelled(function, *args, **kwargs))
 

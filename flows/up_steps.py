@@ -23,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from flows.awaiting import AWAITING
+from flows.heartbeats import HEARTBEAT
 from flows.labels import CUT_OFF, IN_PROGRESS
 from flows.server_blocks import block_name, put_block, reference, register
 from flows.up_settings import HEARTBEAT_SECONDS, POOL
@@ -34,12 +35,11 @@ ZOMBIES = "sessionflow: runs whose process is gone"
 ZOMBIE_SECONDS = (
     10 * HEARTBEAT_SECONDS
 )  # a server that restarts, or a computer that is busy, must not look like a death
-_HEARTBEAT = "prefect.flow-run.heartbeat"
 _ELSE = (
     *("Completed", "Failed", "Cancelled", "Crashed", "Scheduled", "AwaitingRetry", "Pending", "Paused", "Suspended"),
     *(AWAITING, IN_PROGRESS, CUT_OFF),
 )
-_EXPECTED = {_HEARTBEAT, *(f"prefect.flow-run.{name}" for name in _ELSE)}
+_EXPECTED = {HEARTBEAT, *(f"prefect.flow-run.{name}" for name in _ELSE)}
 
 
 async def work_pool(client: PrefectClient, *, resume: bool) -> str:
@@ -106,7 +106,7 @@ def zombie_automation() -> AutomationCore:
     """Return the automation; `docs/zombies.yaml` is the same for Prefect's own command."""
     trigger = EventTrigger(
         match=ResourceSpecification.model_validate({"prefect.resource.id": "prefect.flow-run.*"}),
-        after={_HEARTBEAT},
+        after={HEARTBEAT},
         expect=_EXPECTED,
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,

@@ -12,6 +12,7 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows import heartbeats
+from flows.pipeline_flow import this_flow_run
 from tests.prefect_server import PrefectServer
 
 OFTEN = 30  # seconds; Prefect takes no less
@@ -19,7 +20,8 @@ OFTEN = 30  # seconds; Prefect takes no less
 
 @flow
 async def inner(name: str, seconds: float) -> int:
-    async with heartbeats.heartbeats():
+    run = this_flow_run()
+    async with heartbeats.heartbeats(run.flow_run_id, run.name):
         await asyncio.sleep(seconds)
         return threading.active_count()
 
@@ -42,7 +44,10 @@ def test_a_run_says_again_that_it_lives_and_no_run_within_one_has_a_thread_for_i
         context = FlowRunContext.get()
         assert context is not None
         assert context.flow_run is not None
-        assert (event, resource["prefect.resource.id"]) == (heartbeats.EVENT, f"prefect.flow-run.{context.flow_run.id}")
+        assert (event, resource["prefect.resource.id"]) == (
+            heartbeats.HEARTBEAT,
+            f"prefect.flow-run.{context.flow_run.id}",
+        )
         said[str(context.parameters["name"])] += 1
 
     monkeypatch.setattr(heartbeats, "emit_event", hear)

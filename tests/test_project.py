@@ -144,7 +144,7 @@ def test_every_run_within_a_projects_run_says_that_it_lives(tmp_path: Path, pref
     assert code == 0
     names = [f"Project/305/{session}" for session in project.names]
     lived = {prefect.runs(name)[0]["id"] for name in (*names, *(f"checksum {name}" for name in names))}
-    asked = {"filter": {"event": {"name": [heartbeats.EVENT]}}, "limit": 50}
+    asked = {"filter": {"event": {"name": [heartbeats.HEARTBEAT]}}, "limit": 50}
     deadline = time.monotonic() + 30  # the server writes events in batches
     while True:
         found = prefect.post("events/filter", asked)["events"]
